@@ -1,0 +1,113 @@
+"""Options of connectors: frozen, typed, checked before anything is opened; secrets print as `***`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import pydantic
+from pydantic import BeforeValidator, ConfigDict, SecretStr
+
+from engine.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MIB = 1 << 20
+
+
+class _Secret(SecretStr):
+    """A string that prints as `***` wherever it goes."""
+
+    def _display(self) -> str:
+        return "***"
+
+
+def _resolve_reference(value: object) -> object:
+    """`env:NAME` and `file:NAME` stand for the value kept there; anything else is the value itself."""
+    if not isinstance(value, str):
+        return value
+    kind, _, name = value.partition(":")
+    if kind == "env":
+        if name not in os.environ:
+            raise ValueError(f"refers to the environment variable {name}, which is not set")
+        return os.environ[name]
+    if kind == "file":
+        folder = Path(os.environ.get("FERRY_SECRETS_DIR", "/run/secrets")).resolve()
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder):
+            raise ValueError("refers to a file outside FERRY_SECRETS_DIR")
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\n")
+        except OSError:
+            raise ValueError(f"refers to the file {name} in FERRY_SECRETS_DIR ({folder}), which cannot be read") from None
+    return value
+
+
+Secret = Annotated[_Secret, BeforeValidator(_resolve_reference)]
+
+
+class Options(pydantic.BaseModel):
+    """Base of every connector's options.
+
+    Example:
+        >>> class Folder(Options):
+        ...     path: str
+        >>> Folder.parse({"path": "/data"}, where="destination").path
+        '/data'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=False)
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Other names of keys: `prefix` → `path`."""
+    other_routes: ClassVar[frozenset[str]] = frozenset()
+    """Keys that this connector knows in another role; accepted without effect."""
+
+    @classmethod
+    def normalise(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Resolve the aliases of one configuration layer; None removes a value and stays for the merge to see."""
+        return {cls.aliases.get(key, key): value for key, value in values.items()}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, where: str) -> Self:
+        """Check a merged configuration.
+
+        Args:
+            values: Keys and values, as JSON or as text from a command line. None means "not given".
+            where: What the values configure (`source`, `destination`, `connector 7 source`), for messages.
+
+        Raises:
+            ConfigurationError: All problems at once; names keys, never values.
+        """
+        given = {k: v for k, v in cls.normalise(values).items() if v is not None and k not in cls.other_routes}
+        unknown = [key for key in given if key not in cls.model_fields]
+        if unknown:
+            raise ConfigurationError("; ".join(_unknown_key(key, cls.known_keys(), where) for key in unknown))
+        try:
+            return cls(**given)
+        except pydantic.ValidationError as error:
+            problems = "; ".join(_problem(e) for e in error.errors(include_url=False, include_context=True, include_input=False))
+            raise ConfigurationError(f"{where}: {problems}") from None
+
+    @classmethod
+    def known_keys(cls) -> set[str]:
+        """Every key that a configuration of this connector may have."""
+        return {*cls.model_fields, *cls.aliases, *cls.other_routes}
+
+
+def _unknown_key(key: str, known: Iterable[str], where: str) -> str:
+    near = difflib.get_close_matches(key, sorted(known), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{where}: unknown key {key!r}{hint}"
+
+
+def _problem(error: Any) -> str:
+    """One pydantic error in words, without the value that caused it."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{key!r} is missing"
+    text = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    return f"{key!r} {text}" if key else text

@@ -1,0 +1,135 @@
+"""The contracts between routes, sources, formats and stores.
+
+Rows travel as Arrow record batches, files as bytes; a format turns one into the other. Each contract has a conformance
+suite below `tests/conformance/` that every implementation passes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    import pyarrow as pa
+
+    from engine.results import Receipt
+
+Form = Literal["text", "typed"]
+Exists = Literal["replace", "skip", "fail"]
+
+
+class RowStream(Protocol):
+    """Rows that are arriving: an ordered stream with a schema known before the first batch."""
+
+    reader: pa.RecordBatchReader
+    estimated_rows: int | None  # the server's own guess, for progress only
+    notes: list[str]  # complete once the stream has ended
+
+
+class RowSource(Protocol):
+    """A place that rows come from."""
+
+    def read(self, form: Form = "typed") -> AbstractContextManager[RowStream]:
+        """One ordered stream of record batches; nothing is opened before `with`.
+
+        Zero rows still give the schema. A source that ends early raises; leaving the block early cancels at once.
+        `form` says which type rules apply: `text` for CSV (PostgreSQL's own text), `typed` for Parquet and Arrow users.
+        """
+
+
+class FileInfo(Protocol):
+    """One listed version of a file. `path` is relative to the store's root, with `/` between folders."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def modified(self) -> datetime | None: ...
+    @property
+    def version(self) -> str: ...  # what tells this version from the next: ETag, or size and mtime
+
+
+class FileSource(Protocol):
+    """A place that files come from."""
+
+    def list(self, pattern: str) -> Iterator[FileInfo]:
+        """Files that match, lazily, ordered by the bytes of the relative path. `*`, `?`, `[…]` never cross `/`; `**/` does."""
+
+    def stat(self, path: str) -> FileInfo | None:
+        """The file that stands at `path` now, or None."""
+
+    def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> AbstractContextManager[BinaryIO]:
+        """Bytes `start … start + length` of exactly the version that was listed; another version is an error, an early end too."""
+
+    def delete(self, file: FileInfo) -> None:
+        """Delete that very version; a file that has changed since is an error and stays."""
+
+
+class FileWriter(Protocol):
+    """One file being written; see `FileDestination.open_write`."""
+
+    size: int  # bytes written so far
+
+    def write(self, data: bytes | memoryview | pa.Buffer) -> int:
+        """Append; returns the number of bytes taken, which is all of them. May block. The buffer may be reused afterwards."""
+
+    def finish(self) -> None:
+        """Send the tail, sync, verify, free buffers. Nothing stands at the final name yet. May block."""
+
+    @property
+    def receipt(self) -> Receipt:
+        """What was delivered; complete once the block has been left without an exception."""
+
+
+class FileDestination(Protocol):
+    """A place that files go to."""
+
+    def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> AbstractContextManager[FileWriter]:
+        """A writer for `path`; `with` is the transaction.
+
+        Nothing stands at `path` until the block ends without an exception; then the whole file does. On an exception no
+        part upload and no temporary file remains. Leaving without `finish()` having been called finishes first.
+        `exists="fail"` is decided atomically at publication (`ConfigurationError`). `skip` is decided by the route before anything is opened.
+        `size`, where known, is compared with the bytes written before publishing (`IntegrityError`).
+        """
+
+    def stat(self, path: str) -> FileInfo | None:
+        """As `FileSource.stat`."""
+
+    def sweep(self, paths: Iterable[str]) -> int:
+        """Remove what a killed run left for these paths: part uploads, temporary names. Returns how many."""
+
+    def url(self, path: str) -> str:
+        """How the file is shown to people and found again: an absolute path, `s3://bucket/key` …; no secrets."""
+
+
+class Encoder(Protocol):
+    """Turns the batches of one export into the bytes of one file after another. It does no I/O but the file it is given."""
+
+    pending: int  # bytes held back for the current file (an open row group); an upper bound of what they will add
+
+    def prepare(self, batch: pa.RecordBatch) -> Any:
+        """The heavy half, callable from any thread: no state, no order."""
+
+    def weigh(self, prepared: Any) -> int:
+        """An upper bound of the bytes that writing this adds to the file."""
+
+    def write(self, file: FileWriter, prepared: Any) -> None:
+        """The ordered half; the first call for a file writes what stands before the rows."""
+
+    def close(self, file: FileWriter) -> None:
+        """End the current file, which is valid and complete even without rows; the next write begins another."""
+
+
+class Format(Protocol):
+    """A file layout."""
+
+    suffix: str  # with its compression: ".csv.gz"
+    form: Form
+
+    def encoder(self, schema: pa.Schema) -> Encoder:
+        """An encoder for rows of this schema; raises `ConfigurationError` when the layout cannot hold it."""
