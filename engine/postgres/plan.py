@@ -1,0 +1,257 @@
+"""A query looked at by the server without being run: may it run, which columns does it give, and how are they asked for.
+
+Only one statement that returns rows and changes nothing is accepted. The server's own Parse decides, in a read-only transaction, through the
+extended protocol, which takes one statement alone (https://www.postgresql.org/docs/current/protocol-flow.html): first of the
+query as written, which gives errors their position, then of the query as a subquery, where PostgreSQL admits nothing but a query.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pyarrow as pa
+from psycopg import pq, sql
+
+from engine.errors import ConfigurationError, FerryError, QueryFailed
+from engine.postgres.connection import query_failed
+from engine.postgres.types import Column, PgType, Rule, TypePolicy, rule_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.postgres.connection import PostgresOptions
+    from engine.postgres.source_options import PostgresSourceOptions
+    from engine.protocols import Form
+
+FIELD_TYPE_KEY = b"POSTGRESQL:type"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a query will be read.
+
+    Attributes:
+        query: The query, without a last semicolon.
+        columns: Its columns, as the server describes them.
+        rules: The rule of each.
+        shape_checks: Positions of the columns that come with a hidden boolean column after all others: "this array's shape does not fit".
+        estimated_rows: The server's guess.
+        validates_utf8: The server does not know its own encoding (SQL_ASCII), so text is checked here.
+    """
+
+    query: str
+    columns: tuple[Column, ...]
+    rules: tuple[Rule, ...]
+    shape_checks: tuple[int, ...]
+    estimated_rows: int | None = None
+    validates_utf8: bool = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema handed on; each field carries its PostgreSQL type, so that a load can restore it."""
+        return pa.schema(
+            [
+                pa.field(column.name, rule.arrow, metadata={FIELD_TYPE_KEY: column.declared.encode()})
+                for column, rule in zip(self.columns, self.rules, strict=True)
+            ]
+        )
+
+    @property
+    def statement(self) -> str:
+        """The query with every column asked for by its rule; columns are named by position, since names may repeat."""
+        names = [f"c{i}" for i in range(len(self.columns))]
+        wanted = [rule.expression(f"q.{name}") for name, rule in zip(names, self.rules, strict=True)]
+        wanted += [f"coalesce(array_ndims(q.c{i}) > 1 OR array_lower(q.c{i}, 1) <> 1, false)" for i in self.shape_checks]
+        return f"SELECT {', '.join(wanted)} FROM (\n{self.query}\n) AS q({', '.join(names)})"
+
+
+def begin(options: PostgresSourceOptions) -> str:
+    """Statements that open the reading transaction and set what shapes output, for this transaction alone: poolers share sessions."""
+    settings = {
+        "DateStyle": "ISO",  # the output half; how a query's own literals are read stays the role's business
+        "IntervalStyle": "postgres",
+        "extra_float_digits": "1",
+        "bytea_output": "hex",
+        "idle_in_transaction_session_timeout": "0",
+    }
+    if options.statement_timeout is not None:
+        settings["statement_timeout"] = str(int(options.statement_timeout * 1000))
+    if options.timezone is not None:
+        settings["TimeZone"] = options.timezone
+    lines = [f"SET LOCAL {name} = {sql.Literal(value).as_string(None)}" for name, value in settings.items()]
+    return "; ".join(["BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", *lines])
+
+
+def plan(connection: psycopg.Connection[Any], form: Form, options: PostgresSourceOptions) -> Plan:
+    """Check and describe a query; nothing of it is executed.
+
+    Raises:
+        ConfigurationError: Not one statement that returns rows and changes nothing, a syntax error (with its position),
+            a parameter, a column without a rule, or a policy that names no column.
+        QueryFailed: The server knows no such table, column or function, or denies them.
+    """
+    policy = options.policy
+    try:
+        connection.execute(begin(options))  # type: ignore[arg-type]  # psycopg asks for a literal string; this one is quoted above
+        described = _check(connection, options.query, options)
+        columns = _columns(connection, described)
+        _check_names(columns, policy)
+        rules = tuple(rule_for(column, form, policy) for column in columns)
+        made = Plan(
+            query=described.query,
+            columns=columns,
+            rules=rules,
+            shape_checks=tuple(i for i, rule in enumerate(rules) if rule.checks_shape),
+            validates_utf8=connection.info.parameter_status("server_encoding") == "SQL_ASCII",
+        )
+        return replace(made, estimated_rows=_estimate(connection, made.statement, options))
+    except psycopg.errors.InvalidParameterValue:
+        raise ConfigurationError(f"'timezone': the server knows no time zone {options.timezone!r}") from None
+    except psycopg.Error as error:
+        raise query_failed(options, error.sqlstate) from None
+    finally:
+        if connection.info.transaction_status != pq.TransactionStatus.UNKNOWN:
+            connection.execute("ROLLBACK")
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    query: str
+    fields: tuple[tuple[str, int, int], ...]  # name, type oid, type modifier
+
+
+def _check(connection: psycopg.Connection[Any], query: str, options: PostgresOptions) -> _Described:
+    raw = _parse(connection, query, options)
+    if raw.nparams:
+        raise ConfigurationError("the query holds a parameter ($1); write the value into the query")
+    if not raw.nfields:
+        raise ConfigurationError("the query returns no columns; an export takes one SELECT, WITH, VALUES or TABLE that changes nothing")
+    bare = _without_last_semicolon(query)
+    wrapped = connection.pgconn.prepare(b"", f"SELECT * FROM (\n{bare}\n) AS q".encode())
+    if wrapped.status != pq.ExecStatus.COMMAND_OK:
+        state = _diagnosis(wrapped, pq.DiagnosticField.SQLSTATE)
+        raise ConfigurationError(
+            f"the statement is not a query that only reads (SQLSTATE {state}); an export takes one SELECT, WITH, VALUES or TABLE that changes nothing"
+        )
+    if _fields(connection.pgconn.describe_prepared(b"")) != _fields(raw):
+        raise ConfigurationError("the statement is not one plain query: as a subquery it gives other columns")
+    return _Described(bare, _fields(raw))
+
+
+def _parse(connection: psycopg.Connection[Any], query: str, options: PostgresOptions) -> pq.abc.PGresult:
+    """Parse and describe one statement, or say what the server has against it."""
+    if not query.strip():
+        raise ConfigurationError("the query is empty")
+    if "\0" in query:
+        raise ConfigurationError("the query holds a NUL character")
+    result = connection.pgconn.prepare(b"", query.encode())
+    if result.status == pq.ExecStatus.COMMAND_OK:
+        return connection.pgconn.describe_prepared(b"")
+    raise _rejected(result, query, options)
+
+
+def _rejected(result: pq.abc.PGresult, query: str, options: PostgresOptions) -> FerryError:
+    """The server's words about a statement that has not run: they can repeat the query's text, but no cell."""
+    state = _diagnosis(result, pq.DiagnosticField.SQLSTATE)
+    if not state:
+        return query_failed(options, None)
+    text = _diagnosis(result, pq.DiagnosticField.MESSAGE_PRIMARY)
+    if "multiple commands" in text:
+        return ConfigurationError("the query holds more than one statement; an export takes one")
+    position = _diagnosis(result, pq.DiagnosticField.STATEMENT_POSITION)
+    place = f" at {_line_and_column(query, int(position))}" if position else ""
+    message = f"PostgreSQL does not accept the query: {text}{place} (SQLSTATE {state})"
+    syntax_error = "42601"
+    return ConfigurationError(message) if state == syntax_error else QueryFailed(message, sqlstate=state)
+
+
+def _diagnosis(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str:
+    return (result.error_field(field) or b"").decode(errors="replace")
+
+
+def _line_and_column(query: str, position: int) -> str:
+    before = query[: position - 1]
+    return f"line {before.count(chr(10)) + 1}, column {position - 1 - (before.rfind(chr(10)) + 1) + 1}"
+
+
+def _without_last_semicolon(query: str) -> str:
+    """Remove semicolons after the statement; a tokenizer finds them, since comments may follow."""
+    if ";" not in query:
+        return query
+    from sqlglot import TokenError, Tokenizer  # costs 0.2 s: only when there is one
+    from sqlglot.dialects.postgres import Postgres
+    from sqlglot.tokens import TokenType
+
+    tokenizer: Tokenizer = Postgres.tokenizer_class(dialect="postgres")
+    try:
+        tokens = tokenizer.tokenize(query)
+    except TokenError:
+        return query  # then the server decides
+    while tokens and tokens[-1].token_type == TokenType.SEMICOLON:
+        last = tokens.pop()
+        query = query[: last.start] + " " + query[last.end + 1 :]
+    return query
+
+
+def _fields(result: pq.abc.PGresult) -> tuple[tuple[str, int, int], ...]:
+    return tuple(((result.fname(i) or b"").decode(), result.ftype(i), result.fmod(i)) for i in range(result.nfields))
+
+
+_TYPES = """
+WITH RECURSIVE wanted(oid) AS (
+    SELECT unnest(%s::oid[])
+    UNION
+    SELECT inner_oid FROM wanted JOIN pg_catalog.pg_type t ON t.oid = wanted.oid,
+        LATERAL (VALUES (t.typbasetype), (CASE WHEN t.typlen = -1 THEN t.typelem END)) AS v(inner_oid)
+    WHERE inner_oid <> 0
+)
+SELECT t.oid, t.typname, t.typnamespace = 'pg_catalog'::regnamespace, t.typtype::text, t.typbasetype, t.typtypmod,
+       CASE WHEN t.typcategory = 'A' AND t.typlen = -1 AND t.typname NOT IN ('int2vector', 'oidvector') THEN t.typelem ELSE 0 END
+FROM wanted JOIN pg_catalog.pg_type t ON t.oid = wanted.oid
+"""
+
+
+def _columns(connection: psycopg.Connection[Any], described: _Described) -> tuple[Column, ...]:
+    oids = [oid for _, oid, _ in described.fields]
+    rows = {row[0]: row for row in connection.execute(_TYPES, [oids])}
+
+    def build(oid: int) -> PgType:
+        _, name, builtin, kind, base, base_typmod, element = rows[oid]
+        return PgType(name, builtin, kind, build(base) if base else None, base_typmod, build(element) if element else None)
+
+    asked = "SELECT format_type(o, m) FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS x(o, m, n) ORDER BY n"
+    declared = [row[0] for row in connection.execute(asked, [oids, [typmod for _, _, typmod in described.fields]])]
+    return tuple(Column(name, build(oid), typmod, text) for (name, oid, typmod), text in zip(described.fields, declared, strict=True))
+
+
+def _check_names(columns: Sequence[Column], policy: TypePolicy) -> None:
+    """A policy for a column that is not there is a spelling mistake."""
+    names = {column.name for column in columns}
+    for option, given in (("numeric", policy.numeric.keys()), ("unrepresentable", policy.as_text)):
+        for name in sorted(set(given) - names - {"*"}):
+            raise ConfigurationError(f"{option!r} names column {name!r}, which the query does not have")
+
+
+def _estimate(connection: psycopg.Connection[Any], statement: str, options: PostgresOptions) -> int | None:
+    """The planner's guess at the number of rows. The extended protocol again: it takes one statement alone."""
+    result = connection.pgconn.exec_params(f"EXPLAIN (FORMAT JSON) {statement}".encode(), None)
+    if result.status != pq.ExecStatus.TUPLES_OK:
+        raise query_failed(options, _diagnosis(result, pq.DiagnosticField.SQLSTATE) or None)
+    found: int = json.loads(result.get_value(0, 0) or b"[]")[0]["Plan"]["Plan Rows"]
+    return found
+
+
+def text_notes(made: Plan, policy: TypePolicy) -> list[str]:
+    """What a user of Parquet should know about columns that became text although they hold numbers or were asked to."""
+    unbounded = [c.name for c, rule in zip(made.columns, made.rules, strict=True) if c.declared in ("numeric", "numeric[]") and rule.casts]
+    as_text = [name for name in unbounded if pa.types.is_string(made.schema.field(name).type)] if len(set(unbounded)) == len(unbounded) else unbounded
+    notes = []
+    if as_text:
+        notes.append(f"numeric without precision, written as exact text: {', '.join(as_text)} (a decimal with --numeric COLUMN=P,S or --numeric-default P,S)")
+    asked = sorted(policy.as_text - {"*"})
+    if asked:
+        notes.append(f"written as text as asked: {', '.join(asked)}")
+    return notes
