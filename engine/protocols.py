@@ -88,6 +88,8 @@ class FileWriter(Protocol):
 class FileDestination(Protocol):
     """A place that files go to."""
 
+    notes: list[str]  # what a user should read in the summary: unencrypted traffic, ignored options
+
     def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> AbstractContextManager[FileWriter]:
         """A writer for `path`; `with` is the transaction.
 

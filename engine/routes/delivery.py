@@ -1,0 +1,77 @@
+"""Several files held unpublished and published together, in order: one delivery."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+from typing import TYPE_CHECKING, Self
+
+from engine import workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from engine.protocols import Exists, FileDestination, FileWriter
+
+
+class Delivery:
+    """Writers that wait for each other; `with` is the transaction.
+
+    Leaving normally publishes every file in the order of opening; leaving by an exception discards every file. A failure while
+    publishing discards the files that were not published yet (those before it stand, each of them whole).
+    """
+
+    def __init__(self, destination: FileDestination, exists: Exists) -> None:
+        self.writers: list[FileWriter] = []
+        self.paths: list[str] = []
+        self._destination = destination
+        self._exists = exists
+        self._unpublished: list[AbstractContextManager[FileWriter]] = []
+
+    def open(self, path: str) -> FileWriter:
+        """Begin the next file. Blocking: call it from a worker thread."""
+        block = self._destination.open_write(path, exists=self._exists)
+        writer = block.__enter__()
+        self._unpublished.append(block)
+        self.writers.append(writer)
+        self.paths.append(path)
+        return writer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._discard(error)
+            return
+        try:
+            _uninterrupted(self._publish)
+        except BaseException as failure:
+            self._discard(failure)
+            raise
+
+    def _publish(self) -> None:
+        while self._unpublished:
+            self._unpublished.pop(0).__exit__(None, None, None)
+
+    def _discard(self, error: BaseException) -> None:
+        while self._unpublished:
+            block = self._unpublished.pop()
+            with contextlib.suppress(type(error)):  # the same error comes back out of each block
+                block.__exit__(type(error), error, error.__traceback__)
+
+
+def _uninterrupted(work: Callable[[], None]) -> None:
+    """Run `work` to its end, then let an interrupt through: half a publication would be neither delivered nor discarded."""
+    running = workers.start(work, name="ferry-publish")
+    interrupt: KeyboardInterrupt | None = None
+    while not running.done():
+        try:
+            concurrent.futures.wait([running], timeout=workers.POLL_SECONDS)
+        except KeyboardInterrupt as error:
+            interrupt = error
+    running.result()
+    if interrupt is not None:
+        raise interrupt

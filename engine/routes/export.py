@@ -1,0 +1,231 @@
+"""Rows to files: query → record batches → format → bytes → store.
+
+    source's threads        preparing threads          one writing thread            the store's threads
+    read and convert   →    encode, compress      →    write in order, rotate   →    upload parts
+
+The calling thread only passes batches on and waits, in short steps, so that an interrupt acts at once. At most `IN_FLIGHT` batches
+are between source and store. Nothing stands at a final name before the source has ended well and the counts agree.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+from engine import workers
+from engine.errors import ConfigurationError, IntegrityError
+from engine.protocols import FileDestination, FileSource
+from engine.results import FileResult, RunResult
+from engine.routes.delivery import Delivery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    import pyarrow as pa
+
+    from engine.protocols import Encoder, Exists, FileWriter, Format, RowSource
+
+PREPARERS = 2
+IN_FLIGHT = 3
+
+
+class Store(FileSource, FileDestination, Protocol):
+    """Where exports go: they also look for, and clear away, chunks of an earlier delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the rows go and how they are cut into files.
+
+    Attributes:
+        path: The file's path below the store's root; with a limit, `x.csv` becomes `x-00001.csv` and so on.
+        suffix: The part of the path that the number goes in front of: `.csv.gz`.
+        max_file_rows: Rows after which another file is begun.
+        max_file_bytes: Bytes that no file exceeds, unless one row alone does.
+        exists: What to do when a file stands there already.
+    """
+
+    path: str
+    suffix: str
+    max_file_rows: int | None = None
+    max_file_bytes: int | None = None
+    exists: Exists = "replace"
+
+    @property
+    def chunked(self) -> bool:
+        """Whether names carry a number."""
+        return bool(self.max_file_rows or self.max_file_bytes)
+
+    def name(self, number: int) -> str:
+        """The path of the file with this number, counted from 1."""
+        stem = self.path.removesuffix(self.suffix)
+        return f"{stem}-{number:05d}{self.suffix}" if self.chunked else self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is. `estimated_rows` is the server's guess, or None."""
+
+    rows: int
+    bytes: int
+    files: int
+    estimated_rows: int | None
+
+
+def export(source: RowSource, layout: Format, store: Store, target: Target, *, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+    """Stream the source's rows into one file, or into numbered files, and publish them together.
+
+    Args:
+        source: Where rows come from; opened here.
+        layout: The format of the files.
+        store: Where files go.
+        target: Path, limits and what to do when something stands there.
+        on_progress: Called in the calling thread after each batch.
+
+    Returns:
+        Rows, bytes and files as delivered; one file of state `skipped` when `exists="skip"` found the target standing.
+
+    Raises:
+        FerryError: Nothing was published, or (a failure while publishing several files) only files that are whole.
+    """
+    started = time.monotonic()
+    standing = workers.call(lambda: store.stat(target.name(1))) if target.exists != "replace" else None
+    if standing is not None:
+        url = store.url(target.name(1))
+        if target.exists == "fail":
+            raise ConfigurationError(f"{url} exists already (--if-exists fail); choose another name, or --if-exists replace or skip")
+        skipped = FileResult(path=url, bytes=standing.size, rows=None, sha256=None, state="skipped")
+        return RunResult(0, 0, time.monotonic() - started, None, (skipped,), (f"{url} exists already and was left as it is (--if-exists skip)",))
+    with Delivery(store, target.exists) as delivery, _Lane(delivery, layout, target) as lane, source.read(layout.form) as stream:
+        lane.begin(stream.reader.schema)
+        for batch in stream.reader:
+            lane.push(batch)
+            if on_progress is not None:
+                on_progress(Progress(lane.rows_in, lane.bytes, len(delivery.writers), stream.estimated_rows))
+        lane.end()
+        if lane.rows_in != sum(lane.rows_of_files):
+            raise IntegrityError(f"{lane.rows_in:,} rows were read, but {sum(lane.rows_of_files):,} written; nothing was published")
+    removed = _remove_later_chunks(store, target, len(delivery.paths))
+    files = tuple(_file_result(store, path, writer, rows) for path, writer, rows in zip(delivery.paths, delivery.writers, lane.rows_of_files, strict=True))
+    notes = (*stream.notes, *store.notes, *removed)
+    return RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, stream.reader.schema, files, notes)
+
+
+def _file_result(store: Store, path: str, writer: FileWriter, rows: int) -> FileResult:
+    receipt = writer.receipt
+    state = "replaced" if receipt.replaced else "written"
+    return FileResult(store.url(path), receipt.bytes, rows, receipt.sha256, state, receipt.verified, receipt.reported)
+
+
+class _Lane:
+    """The ordered way of batches into files."""
+
+    def __init__(self, delivery: Delivery, layout: Format, target: Target) -> None:
+        self.rows_in = 0
+        self.rows_of_files: list[int] = []
+        self._delivery = delivery
+        self._layout = layout
+        self._target = target
+        self._file: FileWriter | None = None
+        self._encoder: Encoder
+        self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="ferry-prepare")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ferry-write")
+        self._in_flight: deque[Future[None]] = deque()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes handed to the store so far."""
+        return sum(writer.size for writer in self._delivery.writers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Leave no thread that could still touch a file: what has not begun is dropped, what runs is waited for."""
+        self._preparers.shutdown(wait=True, cancel_futures=True)
+        self._writer.shutdown(wait=True, cancel_futures=True)
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Open the first file before any row is asked for: an absent bucket should show at once, and no rows still make a file."""
+        self._encoder = self._layout.encoder(schema)
+        workers.wait(self._writer.submit(self._open_next))
+
+    def push(self, batch: pa.RecordBatch) -> None:
+        """Hand on a batch; waits while too many are on their way."""
+        for part, begins_file in self._cut(batch):
+            prepared = self._preparers.submit(self._encoder.prepare, part)
+            self._in_flight.append(self._writer.submit(self._write, prepared, part.num_rows, begins_file))
+            self.rows_in += part.num_rows
+            while len(self._in_flight) > IN_FLIGHT:
+                workers.wait(self._in_flight.popleft())
+
+    def end(self) -> None:
+        """Wait for every batch, then finish the last file."""
+        while self._in_flight:
+            workers.wait(self._in_flight.popleft())
+        workers.wait(self._writer.submit(self._finish))
+
+    def _cut(self, batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bool]]:
+        """The batch in pieces that fit the files, each with whether it begins a new one."""
+        limit = self._target.max_file_rows
+        most = self._piece_rows(batch)
+        start = 0
+        while start < batch.num_rows:
+            used = self.rows_in % limit if limit else 0
+            length = min(batch.num_rows - start, most, limit - used if limit else most)
+            yield batch.slice(start, length), bool(limit and used == 0 and self.rows_in)
+            start += length
+
+    def _piece_rows(self, batch: pa.RecordBatch) -> int:
+        """Rows in a piece: small against the byte limit of files, where there is one."""
+        limit = self._target.max_file_bytes
+        if not limit:
+            return max(batch.num_rows, 1)
+        pieces_in_file = 16
+        return max(1, int(batch.num_rows * limit / pieces_in_file / max(batch.nbytes, 1)))
+
+    # What follows runs in the writing thread.
+
+    def _open_next(self) -> FileWriter:
+        self._file = self._delivery.open(self._target.name(len(self._delivery.paths) + 1))
+        self.rows_of_files.append(0)
+        return self._file
+
+    def _write(self, preparing: Future[object], rows: int, begins_file: bool) -> None:  # noqa: FBT001 - private, one caller
+        prepared = preparing.result()
+        file = self._file or self._open_next()
+        limit = self._target.max_file_bytes
+        full = limit and self.rows_of_files[-1] and file.size + self._encoder.pending + self._encoder.weigh(prepared) > limit
+        if begins_file or full:
+            self._finish()
+            file = self._open_next()
+        self._encoder.write(file, prepared)
+        self.rows_of_files[-1] += rows
+
+    def _finish(self) -> None:
+        if self._file is not None:
+            self._encoder.close(self._file)
+            self._file.finish()
+            self._file = None
+
+
+def _remove_later_chunks(store: Store, target: Target, last: int) -> tuple[str, ...]:
+    """Chunks of an earlier, longer delivery would be read as part of this one."""
+    if not target.chunked or target.exists != "replace":
+        return ()
+    stem = target.path.removesuffix(target.suffix)
+    numbered = re.compile(re.escape(stem) + r"-(\d{5,})" + re.escape(target.suffix))
+    pattern = re.sub(r"([*?\[])", r"[\1]", stem) + "-*" + re.sub(r"([*?\[])", r"[\1]", target.suffix)
+
+    def remove() -> tuple[str, ...]:
+        late = [f for f in store.list(pattern) if (match := numbered.fullmatch(f.path)) and int(match[1]) > last]
+        for file in late:
+            store.delete(file)
+        return tuple(f"removed {store.url(file.path)}, left from a longer delivery" for file in late)
+
+    return workers.call(remove)
