@@ -1,0 +1,93 @@
+"""The command `ferry`: one module per group of commands, loaded with the command line itself; heavy libraries only when they run.
+
+Exit codes: 0 success, 1 failure, 2 usage or configuration, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+import typer
+from typer.exceptions import TyperException
+
+from engine.cli import demo, export
+from engine.errors import FerryError, Interrupted
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+app = typer.Typer(
+    name="ferry",
+    help="Move columns between PostgreSQL, S3 and folders: fast, in bounded memory, without changing a value.",
+    add_completion=False,
+    rich_markup_mode=None,  # rich costs a fifth of a second that --help need not wait for
+    pretty_exceptions_enable=False,
+)
+app.command("export", help=export.HELP)(export.export)
+app.command("demo", help=demo.HELP)(demo.demo)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback form
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"arrow-ferry {version('arrow-ferry')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: bool = typer.Option(False, "--debug", help="Show the frames of an error."),  # noqa: ARG001, FBT001, FBT003 - read from the arguments by main(), typer's form
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),  # noqa: ARG001, FBT001, FBT003
+) -> None:
+    """What all commands take."""
+
+
+def main() -> None:
+    """Run `ferry`; every error becomes one line on standard error and an exit code."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv[1:])
+    _handle_signals()
+    try:
+        code = app(args=arguments or ["--help"], prog_name="ferry", standalone_mode=False)
+    except (FerryError, Interrupted) as error:
+        _report(str(error), debug=debug)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _report("stopped by SIGINT", debug=debug)
+        sys.exit(128 + signal.SIGINT)
+    except TyperException as error:
+        _report(f"{error.format_message()} (see ferry --help)", debug=debug)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the last resort: the text of a foreign error may hold a cell value or a secret
+        _report(f"unexpected {type(error).__name__} in {_last_frame(error)}; this is a defect, please report it (--debug shows the frames)", debug=debug)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(message: str, *, debug: bool) -> None:
+    if debug:
+        traceback.print_tb(sys.exc_info()[2])
+    sys.stderr.write(f"ferry: {message}\n")
+
+
+def _last_frame(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].name} (line {frames[-1].lineno})" if frames else "an unknown place"
+
+
+def _handle_signals() -> None:
+    """The first Ctrl-C or SIGTERM stops the run; later ones wait, so that the cleaning up is not cut short."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the form of a handler
+        for known in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(known, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    for known in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(known, stop)

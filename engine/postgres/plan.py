@@ -64,7 +64,10 @@ class Plan:
         """The query with every column asked for by its rule; columns are named by position, since names may repeat."""
         names = [f"c{i}" for i in range(len(self.columns))]
         wanted = [rule.expression(f"q.{name}") for name, rule in zip(names, self.rules, strict=True)]
-        wanted += [f"coalesce(array_ndims(q.c{i}) > 1 OR array_lower(q.c{i}, 1) <> 1, false)" for i in self.shape_checks]
+        for i in self.shape_checks:
+            unfit = f"coalesce(array_ndims(q.c{i}) > 1 OR array_lower(q.c{i}, 1) <> 1, false)"
+            wanted[i] = f"CASE WHEN {unfit} THEN NULL ELSE {wanted[i]} END"  # the driver fails on other lower bounds, with no name of the column
+            wanted.append(unfit)
         return f"SELECT {', '.join(wanted)} FROM (\n{self.query}\n) AS q({', '.join(names)})"
 
 

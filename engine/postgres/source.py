@@ -169,7 +169,7 @@ class Stream:
                 statement.set_sql_query(self._plan.statement + "\n")
                 handle, _ = statement.execute_query()
                 with _reader.AdbcRecordBatchReader._import_from_c(handle.address) as reader:
-                    self._convert(reader.schema.empty_table().combine_chunks(), 0)
+                    self._check_schema(reader.schema)
                     self._opened.set_result(None)
                     self._forward(reader)
             _execute(connection, "COMMIT")  # only a server that is still there answers: the stream was whole
@@ -208,9 +208,18 @@ class Stream:
                 self._statement = None
                 statement.close()
 
+    def _check_schema(self, delivered: pa.Schema) -> None:
+        """Columns that no conversion would look at must already have the announced type, even if no row comes."""
+        for column, rule, field in zip(self._plan.columns, self._plan.rules, delivered, strict=False):
+            if rule.convert is None and field.type != rule.arrow:
+                raise self._mismatch(column.name, field.type, rule.arrow)
+
     # What follows runs in any thread.
 
-    def _convert(self, batch: pa.RecordBatch | pa.Table, first_row: int) -> pa.RecordBatch:
+    def _mismatch(self, name: str, delivered: pa.DataType, announced: pa.DataType) -> SchemaMismatch:
+        return SchemaMismatch(f"column {name!r} arrived as {delivered}, not as the {announced} that was announced; was the table altered meanwhile?")
+
+    def _convert(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
         """Apply the rules; `first_row` is the number of rows before this batch."""
         columns = [batch.column(i) for i in range(batch.num_columns)]
         shown = len(self._plan.columns)
@@ -222,8 +231,6 @@ class Stream:
 
     def _convert_column(self, position: int, array: pa.Array, first_row: int) -> pa.Array:
         rule, name = self._plan.rules[position], self._plan.columns[position].name
-        if isinstance(array, pa.ChunkedArray):
-            array = array.combine_chunks()
         if self._plan.validates_utf8 and pa.types.is_string(array.type):
             self._check_utf8(name, array)
         if rule.convert is not None:
@@ -232,7 +239,7 @@ class Stream:
             except Unfit as unfit:
                 self._refuse(position, first_row + unfit.index, unfit.why)
         if array.type != rule.arrow:
-            raise SchemaMismatch(f"column {name!r} arrived as {array.type}, not as the {rule.arrow} that was announced; was the table altered meanwhile?")
+            raise self._mismatch(name, array.type, rule.arrow)
         return array
 
     def _check_utf8(self, name: str, array: pa.Array) -> None:

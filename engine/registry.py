@@ -1,0 +1,97 @@
+"""Type codes, as connectors and URLs write them, and the classes behind them, imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.options import Options
+
+POSTGRES = "postgres"
+S3 = "s3"
+FOLDER = "filesystem"
+
+_KINDS = {
+    "postgres": POSTGRES,
+    "postgresql": POSTGRES,
+    "sql_database": POSTGRES,
+    "database": POSTGRES,
+    "s3": S3,
+    "minio": S3,
+    "filesystem": FOLDER,
+    "nfs": FOLDER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """`module:name`, imported on demand: a run loads the libraries of its own two ends only."""
+
+    reference: str
+
+    def load(self) -> Any:
+        module, _, name = self.reference.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_STORES = {
+    S3: (_Class("engine.stores.s3:S3Options"), _Class("engine.stores.s3:S3Store")),
+    FOLDER: (_Class("engine.stores.local:FolderOptions"), _Class("engine.stores.local:LocalStore")),
+}
+_ROW_SOURCES = {
+    POSTGRES: (_Class("engine.postgres.source_options:PostgresSourceOptions"), _Class("engine.postgres.source:PostgresSource")),
+}
+_FORMATS = {
+    "csv": _Class("engine.formats.csv:CsvFormat"),
+    "parquet": _Class("engine.formats.parquet:ParquetFormat"),
+}
+
+
+def kind_of(code: str, config: Mapping[str, Any]) -> str:
+    """The kind behind a type code, whatever its case; a folder whose configuration has `bucket` is S3 (old rows say so).
+
+    Raises:
+        ConfigurationError: No such code.
+    """
+    kind = _KINDS.get(code.lower())
+    if kind is None:
+        raise ConfigurationError(f"unknown type {code!r}; known are {', '.join(_KINDS)}")
+    return S3 if kind == FOLDER and config.get("bucket") is not None else kind
+
+
+def row_source_options(kind: str, config: Mapping[str, Any], *, where: str) -> Any:
+    """Checked options of a source of rows."""
+    return _options(_ROW_SOURCES, kind, config, where)
+
+
+def row_source(kind: str, options: Options) -> Any:
+    """A source of rows, nothing opened."""
+    return _ROW_SOURCES[kind][1].load()(options)
+
+
+def store_options(kind: str, config: Mapping[str, Any], *, where: str) -> Any:
+    """Checked options of a store."""
+    return _options(_STORES, kind, config, where)
+
+
+def store(kind: str, options: Options) -> Any:
+    """A store, nothing opened."""
+    return _STORES[kind][1].load()(options)
+
+
+def file_format(name: str) -> Any:
+    """The class of a format."""
+    return _FORMATS[name].load()
+
+
+def _options(table: Mapping[str, tuple[_Class, _Class]], kind: str, config: Mapping[str, Any], where: str) -> Any:
+    if kind not in table:
+        raise ConfigurationError(f"{where}: {kind!r} is not possible here; possible are {', '.join(table)}")
+    options: type[Options] = table[kind][0].load()
+    return options.parse(config, where=where)
