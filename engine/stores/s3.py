@@ -1,0 +1,301 @@
+"""S3 and what speaks like it (MinIO, SeaweedFS …), through boto3."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import threading
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Literal, Self, cast
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError, PartialCredentialsError
+from pydantic import Field, field_validator
+
+from engine import paths
+from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, TransferFailed
+from engine.options import MIB, Options, Secret
+from engine.paths import File
+from engine.stores.s3_upload import PARTS_AT_ONCE, S3Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from types_boto3_s3 import S3Client
+
+    from engine.protocols import Exists, FileInfo
+
+_OPTIONS_ERRORS = (NoCredentialsError, PartialCredentialsError, ParamValidationError)
+Failure = BotoCoreError | ClientError
+FAILURES = (BotoCoreError, ClientError)
+
+
+def _environment(name: str) -> Any:
+    return Field(default_factory=lambda: os.environ.get(name))
+
+
+class S3Options(Options):
+    """A bucket, and a folder in it (CONFIGURATION: "S3").
+
+    Attributes:
+        path: The folder; keys below it begin with `path + "/"`. `prefix` means the same.
+        aws_access_key_id: Else `MINIO_ACCESS_KEY`, else boto3's own chain. The secret key and the endpoint likewise, each by itself.
+        endpoint_url: The server; empty means AWS.
+        chunk_size_mb: MiB of one part of a multipart upload.
+        request_checksums: Send a CRC-32 with every request; false for servers that reject the header.
+    """
+
+    aliases: ClassVar[Mapping[str, str]] = {"prefix": "path"}
+
+    bucket: Annotated[str, Field(min_length=1)]
+    path: str = ""
+    file_pattern: str = "*"
+    aws_access_key_id: Secret | None = _environment("MINIO_ACCESS_KEY")
+    aws_secret_access_key: Secret | None = _environment("MINIO_SECRET_KEY")
+    aws_session_token: Secret | None = None
+    endpoint_url: str | None = _environment("MINIO_ENDPOINT")
+    region: str | None = None
+    chunk_size_mb: Annotated[int, Field(ge=5, le=5120)] = 16
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    request_checksums: bool = True
+    require_tls: bool = Field(default_factory=lambda: os.environ.get("FERRY_REQUIRE_TLS") == "1")
+
+    @field_validator("path")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        return value.strip("/")
+
+
+class S3Store:
+    """A folder of a bucket as source and destination of files (`FileSource`, `FileDestination`)."""
+
+    def __init__(self, options: S3Options) -> None:
+        self.options = options
+        self.notes: list[str] = []
+        self.held_bytes = 0  # of small objects that are finished but not sent; see S3Writer
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._check_encryption()
+
+    @property
+    def client(self) -> S3Client:
+        """Made at first use; threads share it.
+
+        Raises:
+            ConfigurationError: The endpoint is no URL.
+        """
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def url(self, path: str) -> str:
+        """`s3://bucket/key`."""
+        return f"s3://{self.options.bucket}/{self.key(path)}"
+
+    def key(self, path: str) -> str:
+        """The object's key."""
+        return paths.join(self.options.path, path)
+
+    def stat(self, path: str) -> File | None:
+        """The object at `path`, or None."""
+        try:
+            head = self.client.head_object(Bucket=self.options.bucket, Key=self.key(path))
+        except FAILURES as error:
+            if _status(error) == 404:  # noqa: PLR2004 - HTTP
+                self._check_bucket()
+                return None
+            raise self.translated(error, f"look at {self.url(path)}") from None
+        return File(path, head["ContentLength"], head["LastModified"], head["ETag"].strip('"'))
+
+    def list(self, pattern: str = "*") -> Iterator[File]:
+        """Matching objects in the order of their keys' bytes; folder markers are left out."""
+        wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
+        base = f"{self.options.path}/" if self.options.path else ""
+        deep = "/" in pattern[len(start) :]
+        try:
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.options.bucket, Prefix=base + start, **({} if deep else {"Delimiter": "/"}))  # type: ignore[arg-type]  # Delimiter is a string
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    path = found["Key"][len(base) :]
+                    if not path.endswith("/") and wanted.fullmatch(path):
+                        yield File(path, found["Size"], found["LastModified"], found["ETag"].strip('"'))
+        except FAILURES as error:
+            raise self.translated(error, f"list s3://{self.options.bucket}/{base}") from None
+
+    @contextlib.contextmanager
+    def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
+        """Read the version that was listed (`If-Match`); a body that ends early is an error."""
+        left = file.size - start if length is None else length
+        if left <= 0:
+            yield cast("BinaryIO", _Body(None, 0, self.url(file.path)))
+            return
+        try:
+            asked = {"Bucket": self.options.bucket, "Key": self.key(file.path), "IfMatch": f'"{file.version}"', "Range": f"bytes={start}-{start + left - 1}"}
+            body = self.client.get_object(**asked)["Body"]  # type: ignore[arg-type]  # all strings
+        except FAILURES as error:
+            raise self.translated(error, f"read {self.url(file.path)}") from None
+        with contextlib.closing(body):
+            yield cast("BinaryIO", _Body(body, left, self.url(file.path)))
+
+    def delete(self, file: FileInfo) -> None:
+        """Delete the object if it is still that version."""
+        now = self.stat(file.path)
+        if now is None or now.version != file.version:
+            raise TransferFailed(f"{self.url(file.path)} has changed since it was listed, and stays", transient=True)
+        try:
+            self.client.delete_object(Bucket=self.options.bucket, Key=self.key(file.path))
+        except FAILURES as error:
+            raise self.translated(error, f"delete {self.url(file.path)}") from None
+
+    @contextlib.contextmanager
+    def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> Iterator[S3Writer]:
+        """See `FileDestination.open_write`; an absent bucket or wrong keys show here, before any row is read."""
+        standing = self._standing(path)
+        if standing is not None and exists == "fail":
+            raise ConfigurationError(f"{self.url(path)} exists already (if_exists: fail); nothing was replaced")
+        with S3Writer(self, path, declared=size, exists=exists, replaces=standing is not None) as writer:
+            yield writer
+
+    def sweep(self, swept: Iterable[str]) -> int:
+        """Abort multipart uploads that killed runs left for these paths; parts cost money until then."""
+        count = 0
+        try:
+            for key in (self.key(path) for path in swept):
+                found = self.client.list_multipart_uploads(Bucket=self.options.bucket, Prefix=key).get("Uploads", [])
+                for upload in (u for u in found if u["Key"] == key):
+                    self.client.abort_multipart_upload(Bucket=self.options.bucket, Key=key, UploadId=upload["UploadId"])
+                    count += 1
+        except FAILURES as error:
+            raise self.translated(error, f"abort uploads in s3://{self.options.bucket}") from None
+        return count
+
+    def translated(self, error: Failure, verb: str) -> FerryError:
+        """boto's error in our words; its own text can hold keys and host names."""
+        where = self.options.endpoint_url or "AWS"
+        if isinstance(error, _OPTIONS_ERRORS):
+            reason = "a name or a key is malformed" if isinstance(error, ParamValidationError) else "no access key; set aws_access_key_id and aws_secret_access_key, or MINIO_ACCESS_KEY and MINIO_SECRET_KEY"
+            return ConfigurationError(f"cannot {verb}: {reason}")
+        if not isinstance(error, ClientError):
+            return ConnectionFailed(f"cannot {verb}: no answer from the S3 server {where} ({type(error).__name__})", transient=True)
+        code, status = _code(error), _status(error)
+        if code == "NoSuchBucket":
+            return ConnectionFailed(f"cannot {verb}: there is no bucket {self.options.bucket!r} at {where}")
+        if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}:
+            return ConnectionFailed(f"cannot {verb}: the S3 server {where} does not accept the access key ({code})")
+        if status == 403:  # noqa: PLR2004 - HTTP
+            return ConnectionFailed(f"cannot {verb}: access denied by the S3 server {where}")
+        if status == 412:  # noqa: PLR2004 - HTTP
+            return TransferFailed(f"cannot {verb}: the object has changed meanwhile", transient=True)
+        if code == "BadDigest":
+            return IntegrityError(f"cannot {verb}: the S3 server received other bytes than were sent (checksum)", transient=True)
+        return TransferFailed(f"cannot {verb}: the S3 server {where} answered {status} {code}", transient=status >= 500 or code == "SlowDown")  # noqa: PLR2004 - HTTP
+
+    def _standing(self, path: str) -> File | None:
+        """What stands at the path, where the key may look; a key that may only write goes on without knowing."""
+        try:
+            return self.stat(path)
+        except ConnectionFailed as refused:
+            if "access denied" not in str(refused):
+                raise
+        try:  # a HEAD has no body to say why; a listing has
+            self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=self.key(path), MaxKeys=1)
+        except FAILURES as error:
+            if _code(error) != "AccessDenied":
+                raise self.translated(error, f"write {self.url(path)}") from None
+        return None
+
+    def _check_bucket(self) -> None:
+        """A missing object and a missing bucket answer a HEAD alike."""
+        try:
+            self.client.head_bucket(Bucket=self.options.bucket)
+        except FAILURES as error:
+            if _status(error) == 404:  # noqa: PLR2004 - HTTP
+                where = self.options.endpoint_url or "AWS"
+                raise ConnectionFailed(f"there is no bucket {self.options.bucket!r} at {where}; make it first, or check endpoint_url") from None
+
+    def _check_encryption(self) -> None:
+        url = urlsplit(self.options.endpoint_url or "https://")
+        if url.scheme != "http" or _is_loopback(url.hostname or ""):
+            return
+        if self.options.require_tls:
+            raise ConfigurationError("'endpoint_url' is http, and require_tls asks for an encrypted connection; use https")
+        self.notes.append(f"the connection to {url.scheme}://{url.netloc.rpartition('@')[2]} is not encrypted")
+
+    def _connect(self) -> S3Client:
+        options = self.options
+        checksums: Literal["when_supported", "when_required"] = "when_required"  # ours are sent explicitly, part by part
+        config = Config(
+            connect_timeout=10,
+            read_timeout=60,
+            retries={"mode": "standard", "total_max_attempts": 4},
+            max_pool_connections=PARTS_AT_ONCE + 2,
+            tcp_keepalive=True,
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
+            s3={"addressing_style": options.addressing_style},
+        )
+        try:
+            return boto3.session.Session().client(
+                "s3",
+                endpoint_url=options.endpoint_url or None,
+                region_name=options.region or ("us-east-1" if options.endpoint_url else None),
+                aws_access_key_id=_plain(options.aws_access_key_id),
+                aws_secret_access_key=_plain(options.aws_secret_access_key),
+                aws_session_token=_plain(options.aws_session_token),
+                config=config,
+            )
+        except ValueError:
+            raise ConfigurationError("'endpoint_url' is no URL (https://host:port)") from None
+        except FAILURES as error:
+            raise self.translated(error, "reach S3") from None
+
+
+class _Body:
+    """An object's bytes, as many as announced, or an error."""
+
+    def __init__(self, body: Any, length: int, name: str) -> None:
+        self._body = body
+        self._left = length
+        self._name = name
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes."""
+        wanted = self._left if size < 0 else min(size, self._left)
+        if not wanted:
+            return b""
+        try:
+            data: bytes = self._body.read(wanted)
+        except FAILURES:
+            raise TransferFailed(f"{self._name} broke off", transient=True) from None
+        self._left -= len(data)
+        if not data:
+            raise IntegrityError(f"{self._name} ended {self._left:,} bytes early", transient=True)
+        return data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closed by `open_read`."""
+
+
+def _plain(secret: Any) -> str | None:
+    return secret.get_secret_value() if hasattr(secret, "get_secret_value") else secret
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _code(error: Failure) -> str:
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def _status(error: Failure) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(error, ClientError) else 0
