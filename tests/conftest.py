@@ -1,11 +1,127 @@
-import itertools, psycopg, pytest
-C=itertools.count()
-def mk():
-    import os
-    n=f"t{os.getpid()}_{next(C)}"
-    with psycopg.connect("postgresql://postgres@127.0.0.1:5999/postgres",autocommit=True) as c: c.execute(f"create database {n} template template0")
-    return f"postgresql://postgres@127.0.0.1:5999/{n}"
+"""Real servers for all tests: one PostgreSQL and one S3 server per test process, a fresh database or bucket per test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import psycopg
+import pytest
+
+from engine import embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postgres]:
+    """The embedded PostgreSQL."""
+    folder = tmp_path_factory.mktemp("postgres")
+    _open_to_nobody(folder)
+    with embedded.postgres(folder, settings={"max_connections": "200"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.S3]:
+    """The embedded S3 server."""
+    with embedded.s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+def _open_to_nobody(folder: Path) -> None:
+    """As root, PostgreSQL runs as another user, who must get through pytest's private folders."""
+    if os.geteuid() == 0:
+        for parent in (folder, *folder.parents):
+            if not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
+
+
+def _new_database(server: embedded.Postgres) -> str:
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")  # type: ignore[arg-type]  # a name of ours
+    return server.url_of(name)
+
+
 @pytest.fixture
-def database(): return mk()
+def database(postgres: embedded.Postgres) -> str:
+    """The URL of an empty database for one test."""
+    return _new_database(postgres)
+
+
 @pytest.fixture(scope="module")
-def module_database(): return mk()
+def module_database(postgres: embedded.Postgres) -> str:
+    """The URL of an empty database for the tests of one module."""
+    return _new_database(postgres)
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3_server: embedded.S3) -> Iterator[Any]:
+    """A plain boto3 client, to look at the server by another way than the engine's."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3_server.endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id=s3_server.access_key,
+        aws_secret_access_key=s3_server.secret_key,
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(s3_client: Any) -> str:
+    """An empty bucket for one test."""
+    name = f"test-{next(_numbers)}"
+    s3_client.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def s3_options(s3_server: embedded.S3, bucket: str) -> dict[str, Any]:
+    """Keys of an S3 destination in that bucket."""
+    return {**s3_server.options(), "bucket": bucket}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the developer's own shell sets must not decide a test."""
+    for name in ("FERRY_DATABASE", "FERRY_REQUIRE_TLS", "DATABASE_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_ENDPOINT", "PGUSER", "PGPASSWORD", "PGHOST", "PGDATABASE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def system_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postgres]:
+    """A PostgreSQL of the system, with its extensions; needed by tests marked `system`."""
+    found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin")), *(Path(p).parent for p in [shutil.which("initdb")] if p)]
+    if not found:
+        pytest.fail("no PostgreSQL with extensions on this system (Debian: postgresql, postgresql-contrib)")
+    folder = tmp_path_factory.mktemp("system-postgres")
+    _open_to_nobody(folder)
+    with embedded.postgres(folder, bin_dir=found[-1]) as server:
+        yield server
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `system` need root or installed programs: they run where FERRY_SYSTEM_TESTS says so, and fail there if something is missing."""
+    del config
+    if os.environ.get("FERRY_SYSTEM_TESTS") == "1":
+        return
+    not_run = pytest.mark.skip(reason="needs root or installed programs; FERRY_SYSTEM_TESTS=1 runs it")
+    for item in items:
+        if item.get_closest_marker("system"):
+            item.add_marker(not_run)
+
+
+@pytest.fixture
+def as_user() -> str | None:
+    """Whom a process runs as that must not be root: root is refused no folder."""
+    return "nobody" if os.geteuid() == 0 else None

@@ -10,12 +10,13 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from engine import embedded
 from engine.errors import ConfigurationError, UnrepresentableValue
 from engine.postgres.plan import FIELD_TYPE_KEY
 from engine.postgres.source import PostgresSource
 from engine.postgres.source_options import PostgresSourceOptions
 from engine.postgres.types import decimal_type, numeric_bounds
-from tests.postgres.cases import CASES, TYPES_OF_OURS, Case
+from tests.postgres.cases import CASES, SYSTEM_CASES, TYPES_OF_OURS, Case
 
 
 def read(database: str, query: str, form: str = "typed", **options: Any) -> pa.Table:
@@ -32,17 +33,21 @@ def rows(database: str, query: str) -> list[Any]:
         return [row[0] for row in connection.execute(query)]  # type: ignore[arg-type]  # built from the cases
 
 
-@pytest.fixture(scope="module")
-def typed_database(module_database: str) -> str:
-    """A database with one table per case, `t0`, `t1` …: the values, then NULL; `r0` … with the values that Parquet refuses."""
-    with psycopg.connect(module_database) as connection:
-        connection.execute(TYPES_OF_OURS)
-        for i, case in enumerate(CASES):
+def create_tables(database: str, cases: tuple[Case, ...], before: str) -> None:
+    """One table per case, `t0`, `t1` …: the values, then NULL; `r0` … with the values that Parquet refuses."""
+    with psycopg.connect(database) as connection:
+        connection.execute(before)  # type: ignore[arg-type]  # SQL of ours, as all that follows
+        for i, case in enumerate(cases):
             for prefix, values in (("t", case.values), ("r", case.refused)):
                 connection.execute(f"CREATE TABLE {prefix}{i} (n serial, v {case.sql_type})")  # type: ignore[arg-type]
                 for value in values:
                     connection.execute(f"INSERT INTO {prefix}{i} (v) VALUES (%s::{case.sql_type})", [value])  # type: ignore[arg-type]
             connection.execute(f"INSERT INTO t{i} (v) VALUES (NULL)")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def typed_database(module_database: str) -> str:
+    create_tables(module_database, CASES, TYPES_OF_OURS)
     return module_database
 
 
@@ -69,6 +74,14 @@ def test_text_form_is_postgresqls_own_text(typed_database: str, i: int, case: Ca
     else:
         expected[-1] = None  # format() makes NULL an empty string
         assert column.to_pylist() == expected
+
+
+@pytest.mark.system
+def test_types_of_extensions_arrive_as_their_text(system_postgres: embedded.Postgres) -> None:
+    create_tables(system_postgres.url, SYSTEM_CASES, "CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree")
+    for i, case in enumerate(SYSTEM_CASES):
+        test_typed_values_equal_the_servers(system_postgres.url, i, case)
+        test_text_form_is_postgresqls_own_text(system_postgres.url, i, case)
 
 
 @pytest.mark.parametrize(("i", "case"), [p for p in numbered() if p.values[1].refused])  # type: ignore[union-attr]
