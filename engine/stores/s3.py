@@ -113,15 +113,20 @@ class S3Store:
     def list(self, pattern: str = "*") -> Iterator[File]:
         """Matching objects in the order of their keys' bytes; folder markers are left out."""
         wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
-        base = f"{self.options.path}/" if self.options.path else ""
         deep = "/" in pattern[len(start) :]
+        found = (file for file in self._list_below(start, deep=deep) if wanted.fullmatch(file.path))
+        # AWS lists in the order of bytes; SeaweedFS lists a folder before names that continue with a smaller character.
+        return iter(sorted(found, key=lambda file: paths.in_order(file.path))) if deep else found
+
+    def _list_below(self, start: str, *, deep: bool) -> Iterator[File]:
+        base = f"{self.options.path}/" if self.options.path else ""
+        asked: dict[str, Any] = {"Bucket": self.options.bucket, "Prefix": base + start, **({} if deep else {"Delimiter": "/"})}
         try:
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.options.bucket, Prefix=base + start, **({} if deep else {"Delimiter": "/"}))  # type: ignore[arg-type]  # Delimiter is a string
-            for page in pages:
-                for found in page.get("Contents", ()):
-                    path = found["Key"][len(base) :]
-                    if not path.endswith("/") and wanted.fullmatch(path):
-                        yield File(path, found["Size"], found["LastModified"], found["ETag"].strip('"'))
+            for page in self.client.get_paginator("list_objects_v2").paginate(**asked):
+                for entry in page.get("Contents", ()):
+                    path = entry["Key"][len(base) :]
+                    if not path.endswith("/"):
+                        yield File(path, entry["Size"], entry["LastModified"], entry["ETag"].strip('"'))
         except FAILURES as error:
             raise self.translated(error, f"list s3://{self.options.bucket}/{base}") from None
 

@@ -1,0 +1,107 @@
+"""Files in this process's memory: a real store, small enough to read in one go, that passes the conformance suite first."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from engine import paths
+from engine.errors import ConfigurationError, IntegrityError, TransferFailed
+from engine.paths import File
+from engine.results import Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from engine.protocols import Exists, FileInfo
+
+
+class MemoryStore:
+    """Files by path (`FileSource`, `FileDestination`)."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self._files: dict[str, tuple[File, bytes]] = {}
+        self._versions = itertools.count(1)
+
+    def url(self, path: str) -> str:
+        """`memory://path`."""
+        return f"memory://{paths.checked(path)}"
+
+    def stat(self, path: str) -> File | None:
+        """The file at `path`, or None."""
+        found = self._files.get(paths.checked(path))
+        return found and found[0]
+
+    def list(self, pattern: str = "*") -> Iterator[File]:
+        """Matching files in the order of their paths."""
+        wanted = paths.matcher(pattern)
+        for path in sorted(self._files, key=paths.in_order):
+            if wanted.fullmatch(path):
+                yield self._files[path][0]
+
+    @contextlib.contextmanager
+    def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
+        """Read the version that was listed."""
+        data = self._same(file)
+        yield io.BytesIO(data[start : len(data) if length is None else start + length])
+
+    def delete(self, file: FileInfo) -> None:
+        """Delete that version."""
+        self._same(file)
+        del self._files[file.path]
+
+    @contextlib.contextmanager
+    def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> Iterator[MemoryWriter]:
+        """See `FileDestination.open_write`."""
+        writer = MemoryWriter(paths.checked(path), size)
+        yield writer
+        writer.finish()
+        replaced = path in self._files
+        if replaced and exists == "fail":
+            raise ConfigurationError(f"{self.url(path)} exists already (if_exists: fail); nothing was replaced")
+        data = writer.data.getvalue()
+        self._files[path] = (File(path, len(data), None, str(next(self._versions))), data)
+        writer.published = Receipt(len(data), hashlib.sha256(data).hexdigest(), "checksum", replaced)
+
+    def sweep(self, swept: Iterable[str]) -> int:
+        """Nothing of a killed process is left in memory."""
+        del swept
+        return 0
+
+    def _same(self, file: FileInfo) -> bytes:
+        found = self._files.get(file.path)
+        if found is None or found[0].version != file.version:
+            raise TransferFailed(f"{self.url(file.path)} has changed since it was listed", transient=True)
+        return found[1]
+
+
+class MemoryWriter:
+    """A file being written (`FileWriter`)."""
+
+    def __init__(self, path: str, declared: int | None) -> None:
+        self.size = 0
+        self.data = io.BytesIO()
+        self.published: Receipt | None = None
+        self._path = path
+        self._declared = declared
+
+    def write(self, data: Any) -> int:
+        """Append."""
+        self.size += self.data.write(data)
+        return memoryview(data).nbytes
+
+    def finish(self) -> None:
+        """Compare sizes."""
+        if self._declared is not None and self._declared != self.size:
+            raise IntegrityError(f"memory://{self._path}: {self.size:,} bytes written, {self._declared:,} announced; not published")
+
+    @property
+    def receipt(self) -> Receipt:
+        """Complete once the file is published."""
+        if self.published is None:
+            raise RuntimeError("the file is not published yet")
+        return self.published
