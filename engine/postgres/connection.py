@@ -163,6 +163,7 @@ _REASONS = {
     "57P01": "the server ended the connection (administrator command)",
     "57P02": "the server crashed",
     "57P03": "the server does not accept connections now",
+    "22021": "the database holds text that is not valid in its encoding, or not UTF-8 in a database without one (SQL_ASCII); convert it in the query",
     "42501": "permission denied for an object that the query reads",
     "25006": "the query would change data, and exports only read",
     "53200": "the server is out of memory",

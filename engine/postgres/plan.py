@@ -39,7 +39,6 @@ class Plan:
         rules: The rule of each.
         shape_checks: Positions of the columns that come with a hidden boolean column after all others: "this array's shape does not fit".
         estimated_rows: The server's guess.
-        validates_utf8: The server does not know its own encoding (SQL_ASCII), so text is checked here.
     """
 
     query: str
@@ -47,7 +46,6 @@ class Plan:
     rules: tuple[Rule, ...]
     shape_checks: tuple[int, ...]
     estimated_rows: int | None = None
-    validates_utf8: bool = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -108,7 +106,6 @@ def plan(connection: psycopg.Connection[Any], form: Form, options: PostgresSourc
             columns=columns,
             rules=rules,
             shape_checks=tuple(i for i, rule in enumerate(rules) if rule.checks_shape),
-            validates_utf8=connection.info.parameter_status("server_encoding") == "SQL_ASCII",
         )
         return replace(made, estimated_rows=_estimate(connection, made.statement, options))
     except psycopg.errors.InvalidParameterValue:

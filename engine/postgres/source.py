@@ -167,10 +167,10 @@ class Stream:
             with self._open_statement(connection) as statement:
                 statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
                 statement.set_sql_query(self._plan.statement + "\n")
+                self._opened.set_result(None)  # the schema is known; execute_query returns with the first row, which may take hours
                 handle, _ = statement.execute_query()
                 with _reader.AdbcRecordBatchReader._import_from_c(handle.address) as reader:
                     self._check_schema(reader.schema)
-                    self._opened.set_result(None)
                     self._forward(reader)
             _execute(connection, "COMMIT")  # only a server that is still there answers: the stream was whole
 
@@ -231,8 +231,6 @@ class Stream:
 
     def _convert_column(self, position: int, array: pa.Array, first_row: int) -> pa.Array:
         rule, name = self._plan.rules[position], self._plan.columns[position].name
-        if self._plan.validates_utf8 and pa.types.is_string(array.type):
-            self._check_utf8(name, array)
         if rule.convert is not None:
             try:
                 array = rule.convert(array)
@@ -241,15 +239,6 @@ class Stream:
         if array.type != rule.arrow:
             raise self._mismatch(name, array.type, rule.arrow)
         return array
-
-    def _check_utf8(self, name: str, array: pa.Array) -> None:
-        try:
-            array.validate(full=True)
-        except pa.ArrowInvalid:
-            raise ProcessingError(
-                f"column {name!r} holds bytes that are not UTF-8, and the database's encoding is SQL_ASCII, so PostgreSQL cannot convert them; "
-                "convert the column in the query"
-            ) from None
 
     def _refuse(self, position: int, row: int, why: str) -> None:
         name = self._plan.columns[position].name
