@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -15,7 +16,7 @@ from engine import jobs, registry
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow as pa
 
@@ -146,7 +147,7 @@ def _numeric(columns: Mapping[str, Any] | Sequence[str] | None, default: str | t
     if columns is None and default is None:
         return {}
     pairs = [columns] if isinstance(columns, str) else columns or {}
-    by_column = dict(pairs) if hasattr(pairs, "keys") else {c: ps for c, _, ps in (str(pair).rpartition("=") for pair in pairs)}
+    by_column = dict(pairs) if isinstance(pairs, Mapping) else {c: ps for c, _, ps in (str(pair).rpartition("=") for pair in pairs)}
     return {"numeric": by_column if default is None else {**by_column, "*": default}}
 
 

@@ -181,7 +181,20 @@ def _initialised(folder: Path, binaries: Path, user: str | None) -> str:
     secret.chmod(0o600)
     if user:
         shutil.chown(secret, user)
-    command = [binaries / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C", "--no-sync"]
+    command: list[str | Path] = [
+        binaries / "initdb",
+        "-D",
+        folder / "data",
+        "-U",
+        "postgres",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={secret}",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "--no-sync",
+    ]
     result = subprocess.run(command, user=user, capture_output=True, text=True, check=False, cwd=folder)
     if result.returncode:
         raise ConnectionFailed(f"the embedded PostgreSQL could not be initialised: {result.stderr.strip()}")
@@ -195,7 +208,14 @@ def _running(
     """A server process in a session of its own (a terminal's Ctrl-C is ours to pass on), stopped at the end whatever happens."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, user=user, env=environment, cwd=cwd or log.parent, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            user=user,
+            env=environment,
+            cwd=cwd or log.parent,
+            start_new_session=True,
         )
     try:
         yield process
@@ -214,7 +234,7 @@ def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log
         if ready():
             return
         time.sleep(0.05)
-    raise ConnectionFailed(f"{Path(process.args[0]).name} did not start; see {log}")  # type: ignore[index]
+    raise ConnectionFailed(f"the embedded server did not start; see {log}")
 
 
 def _answers(server: Postgres) -> bool:

@@ -62,7 +62,9 @@ class ExportJob:
         return replace(result, notes=(*self.notes, *result.notes))
 
 
-def export_job(source_type: str, source_config: Mapping[str, Any], destination_type: str, destination_config: Mapping[str, Any], *, name: str = "export") -> ExportJob:
+def export_job(
+    source_type: str, source_config: Mapping[str, Any], destination_type: str, destination_config: Mapping[str, Any], *, name: str = "export"
+) -> ExportJob:
     """Validate both ends of an export.
 
     Args:
@@ -152,5 +154,4 @@ def _format(name: str, compression: str | None, options: Any, max_bytes: int | N
         return layout
     # Smaller row groups when files are small, so that each file can come close to its limit.
     row_group_bytes = min(ROW_GROUP_BYTES, max_bytes // 8) if max_bytes else ROW_GROUP_BYTES
-    layout = kind(compression=compression or "zstd", row_group_bytes=max(row_group_bytes, 1))
-    return layout
+    return kind(compression=compression or "zstd", row_group_bytes=max(row_group_bytes, 1))  # type: ignore[no-any-return]  # the registry gives any class

@@ -41,16 +41,23 @@ class RowSource(Protocol):
 
 
 class FileInfo(Protocol):
-    """One listed version of a file. `path` is relative to the store's root, with `/` between folders."""
+    """One listed version of a file."""
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """Relative to the store's root."""
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """In bytes."""
+
     @property
-    def modified(self) -> datetime | None: ...
+    def modified(self) -> datetime | None:
+        """When, as the store says."""
+
     @property
-    def version(self) -> str: ...  # what tells this version from the next: ETag, or size and mtime
+    def version(self) -> str:
+        """What tells this version from the next: an ETag, or size and modification time."""
 
 
 class FileSource(Protocol):

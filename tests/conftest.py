@@ -47,7 +47,7 @@ def _open_to_nobody(folder: Path) -> None:
 def _new_database(server: embedded.Postgres) -> str:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")  # type: ignore[arg-type]  # a name of ours
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
     return server.url_of(name)
 
 
@@ -94,7 +94,18 @@ def s3_options(s3_server: embedded.S3, bucket: str) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's own shell sets must not decide a test."""
-    for name in ("FERRY_DATABASE", "FERRY_REQUIRE_TLS", "DATABASE_URL", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_ENDPOINT", "PGUSER", "PGPASSWORD", "PGHOST", "PGDATABASE"):
+    for name in (
+        "FERRY_DATABASE",
+        "FERRY_REQUIRE_TLS",
+        "DATABASE_URL",
+        "MINIO_ACCESS_KEY",
+        "MINIO_SECRET_KEY",
+        "MINIO_ENDPOINT",
+        "PGUSER",
+        "PGPASSWORD",
+        "PGHOST",
+        "PGDATABASE",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

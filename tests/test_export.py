@@ -32,16 +32,16 @@ ALL_TYPES = ", ".join(f"c{i} {case.sql_type}" for i, case in enumerate(CASES))
 def execute(database: str, *statements: str) -> None:
     with psycopg.connect(database) as connection:
         for statement in statements:
-            connection.execute(statement)  # type: ignore[arg-type]  # SQL of ours
+            connection.execute(statement)
 
 
 def fetch(database: str, query: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(database) as connection:
-        return connection.execute(query).fetchall()  # type: ignore[arg-type]
+        return connection.execute(query).fetchall()
 
 
 def copy_from(database: str, table: str, path: Path, options: str = "FORMAT csv, HEADER") -> None:
-    with psycopg.connect(database) as connection, connection.cursor().copy(f"COPY {table} FROM STDIN ({options})") as copy:  # type: ignore[arg-type]
+    with psycopg.connect(database) as connection, connection.cursor().copy(f"COPY {table} FROM STDIN ({options})") as copy:
         copy.write(path.read_bytes())
 
 
@@ -61,7 +61,7 @@ def matrix(database: str) -> str:
         for n in range(deepest + 1):
             values = [next(iter((case.values + case.refused)[n : n + 1]), None) for case in CASES]
             casts = ", ".join(f"%s::{case.sql_type}" for case in CASES)
-            connection.execute(f"INSERT INTO original VALUES ({casts})", values)  # type: ignore[arg-type]
+            connection.execute(f"INSERT INTO original VALUES ({casts})", values)
     return database
 
 
@@ -89,7 +89,10 @@ def test_csv_of_every_type_comes_back_by_copy(matrix: str, tmp_path: Path, hosti
     assert differences(matrix, "original", "copied") == 0
 
 
-@pytest.mark.parametrize(("delimiter", "null", "options"), [(";", "", "DELIMITER ';'"), ("\t", "NULL", "DELIMITER E'\\t', NULL 'NULL'"), ("|", "0", "DELIMITER '|', NULL '0'"), (",", "true", "NULL 'true'")])
+@pytest.mark.parametrize(
+    ("delimiter", "null", "options"),
+    [(";", "", "DELIMITER ';'"), ("\t", "NULL", "DELIMITER E'\\t', NULL 'NULL'"), ("|", "0", "DELIMITER '|', NULL '0'"), (",", "true", "NULL 'true'")],
+)
 def test_other_dialects_come_back_too(matrix: str, tmp_path: Path, delimiter: str, null: str, options: str) -> None:
     engine.export("TABLE original", tmp_path / "x.csv", database=matrix, delimiter=delimiter, null=null, header=False)
     copy_from(matrix, "copied", tmp_path / "x.csv", f"FORMAT csv, {options}")
@@ -101,7 +104,7 @@ def test_files_of_one_column_come_back(database: str, tmp_path: Path, case: Any)
     execute(database, f"CREATE TABLE original (v {case.sql_type})", "CREATE TABLE copied (LIKE original)", "INSERT INTO original VALUES (NULL), (NULL)")
     with psycopg.connect(database) as connection:
         for value in case.values:
-            connection.execute(f"INSERT INTO original VALUES (%s::{case.sql_type})", [value])  # type: ignore[arg-type]
+            connection.execute(f"INSERT INTO original VALUES (%s::{case.sql_type})", [value])
     engine.export("TABLE original", tmp_path / "x.csv", database=database)
     copy_from(database, "copied", tmp_path / "x.csv")
     assert differences(database, "original", "copied") == 0
@@ -113,9 +116,9 @@ def test_files_of_one_column_come_back(database: str, tmp_path: Path, case: Any)
         st.tuples(
             st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0")),
             st.none() | st.floats(),
-            st.none() | st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**20), max_value=10**20, places=9),
+            st.none() | st.integers(-(10**29), 10**29).map(lambda n: Decimal(f"{n}E-9")),
             st.none() | st.binary(max_size=50),
-            st.none() | st.datetimes(),
+            st.none() | st.datetimes().map(lambda t: t.replace(fold=0)),
         ),
         max_size=20,
     )
@@ -123,15 +126,14 @@ def test_files_of_one_column_come_back(database: str, tmp_path: Path, case: Any)
 def test_any_row_comes_back_from_csv_and_from_parquet(postgres: Any, tmp_path: Path, rows: list[tuple[Any, ...]]) -> None:
     columns = "a text, b float8, c numeric(30,9), d bytea, e timestamp"
     with psycopg.connect(postgres.url) as connection:
-        connection.execute(f"DROP TABLE IF EXISTS original, copied; CREATE TABLE original ({columns}); CREATE TABLE copied ({columns})")  # type: ignore[arg-type]
+        connection.execute(f"DROP TABLE IF EXISTS original, copied; CREATE TABLE original ({columns}); CREATE TABLE copied ({columns})")
         connection.cursor().executemany("INSERT INTO original VALUES (%s, %s, %s, %s, %s)", rows)
     engine.export("TABLE original", tmp_path / "x.csv", database=postgres.url)
     copy_from(postgres.url, "copied", tmp_path / "x.csv")
     assert differences(postgres.url, "original", "copied") == 0
     engine.export("TABLE original", tmp_path / "x.parquet", database=postgres.url)
     found = pq.read_table(tmp_path / "x.parquet").to_pylist()
-    key = repr
-    assert sorted((tuple(r.values()) for r in found), key=key) == sorted(((a, b, c and Decimal(f"{c:.9f}"), d, e) for a, b, c, d, e in rows), key=key) or any(b != b for _, b, *_ in rows)  # noqa: PLR0124 - NaN differs from itself
+    assert sorted(repr(tuple(row.values())) for row in found) == sorted(map(repr, rows))  # repr: NaN differs from itself
 
 
 def test_parquet_carries_logical_types(database: str, tmp_path: Path) -> None:
@@ -174,8 +176,8 @@ def test_files_stay_below_their_limit(database: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.zst", ".parquet"])
 @pytest.mark.parametrize("limit", [{}, {"max_file_rows": 10}])
-def test_no_rows_make_one_valid_file(database: str, tmp_path: Path, suffix: str, limit: dict[str, int]) -> None:
-    result = engine.export("SELECT 1 AS a, 'x' AS b WHERE false", tmp_path / f"x{suffix}", database=database, **limit)  # type: ignore[arg-type]
+def test_no_rows_make_one_valid_file(database: str, tmp_path: Path, suffix: str, limit: dict[str, Any]) -> None:
+    result = engine.export("SELECT 1 AS a, 'x' AS b WHERE false", tmp_path / f"x{suffix}", database=database, **limit)
     assert (result.rows, len(result.files)) == (0, 1)
     path = result.files[0].path
     frame = pl.read_parquet(path) if suffix == ".parquet" else pl.read_csv(path)
@@ -199,7 +201,7 @@ def test_standing_files_are_replaced_skipped_or_refused(database: str, tmp_path:
     assert engine.export("SELECT 3 AS a", target, database=database, if_exists="skip").files[0].state == "skipped"
     with pytest.raises(ConfigurationError, match="exists already"):
         engine.export("SELECT 4 AS a", target, database=database, if_exists="fail")
-    assert target.read_text() == 'a\n2\n' or target.read_text() == 'a\n"2"\n'
+    assert target.read_text() == "a\n2\n" or target.read_text() == 'a\n"2"\n'
 
 
 def test_stream_is_typed_and_bounded_by_rows(database: str) -> None:
@@ -207,7 +209,7 @@ def test_stream_is_typed_and_bounded_by_rows(database: str) -> None:
         assert str(reader.schema.field("n").type) == "decimal128(5, 0)"
         assert [b.num_rows for b in reader] == [300, 300, 300, 100]
     with engine.stream("SELECT 1 AS a", database=database) as reader:
-        assert pl.from_arrow(reader).to_dicts() == [{"a": 1}]  # type: ignore[union-attr, arg-type]
+        assert pl.from_arrow(reader).to_dicts() == [{"a": 1}]  # type: ignore[union-attr]
 
 
 def waiting(database: str, fragment: str) -> list[int]:
@@ -333,14 +335,16 @@ WRITES = (
 @pytest.mark.parametrize("query", WRITES)
 def test_only_a_query_that_changes_nothing_runs(database: str, tmp_path: Path, query: str) -> None:
     function = "CREATE FUNCTION deletes() RETURNS int LANGUAGE sql AS 'DELETE FROM t; SELECT 1'"
-    execute(database, "CREATE TABLE t (a int)", "INSERT INTO t VALUES (1)", "CREATE SEQUENCE s", function, "CREATE PROCEDURE p() LANGUAGE sql AS 'DELETE FROM t'")
+    execute(
+        database, "CREATE TABLE t (a int)", "INSERT INTO t VALUES (1)", "CREATE SEQUENCE s", function, "CREATE PROCEDURE p() LANGUAGE sql AS 'DELETE FROM t'"
+    )
     with pytest.raises((ConfigurationError, QueryFailed)):
         engine.export(query, tmp_path / "out/x.csv", database=database)
     assert fetch(database, "SELECT a FROM t") == [(1,)]
     assert fetch(database, "SELECT last_value, is_called FROM s") == [(1, False)]
     assert fetch(database, "SELECT count(*) FROM pg_class WHERE relname = 'u'") == [(0,)]
     assert not (tmp_path / "out").exists()
-    assert not Path("/tmp/ferry-should-not-exist").exists()  # noqa: S108 - named in the attack
+    assert not Path("/tmp/ferry-should-not-exist").exists()
 
 
 READS = (
@@ -364,7 +368,7 @@ READS = (
     "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY a) FROM one",
     "SELECT * FROM one TABLESAMPLE SYSTEM (100)",
     "SELECT a FROM one WHERE a IN (SELECT 1)",
-    "SELECT 1 AS \"q\"",
+    'SELECT 1 AS "q"',
     "SELECT c0 FROM (SELECT 1 AS c0) q",
 )
 

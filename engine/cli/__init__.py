@@ -40,8 +40,8 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback form
 
 @app.callback()
 def _common(
-    debug: bool = typer.Option(False, "--debug", help="Show the frames of an error."),  # noqa: ARG001, FBT001, FBT003 - read from the arguments by main(), typer's form
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),  # noqa: ARG001, FBT001, FBT003
+    debug: bool = typer.Option(False, "--debug", help="Show the frames of an error."),  # noqa: FBT001, FBT003 - read from the arguments by main(), typer's form
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),  # noqa: FBT001, FBT003
 ) -> None:
     """What all commands take."""
 

@@ -47,7 +47,8 @@ def describe(now: Progress, seconds: float) -> str:
 @contextlib.contextmanager
 def _moving_line(label: str) -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress as Bar, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[what]}"), TimeElapsedColumn())
     started = time.monotonic()

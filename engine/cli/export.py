@@ -25,7 +25,9 @@ def export(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A path, file://… or s3://bucket/key.", show_default=False)],
     database: Annotated[str | None, typer.Option(metavar="URL", help="The database; else FERRY_DATABASE.", show_default=False)] = None,
     format_: Annotated[str | None, typer.Option("--format", metavar="csv|parquet", help="Default: by the suffix.", show_default=False)] = None,
-    compression: Annotated[str | None, typer.Option(metavar="NAME", help="CSV: none, gzip, zstd. Parquet: zstd, snappy, gzip, lz4, brotli, none.", show_default=False)] = None,
+    compression: Annotated[
+        str | None, typer.Option(metavar="NAME", help="CSV: none, gzip, zstd. Parquet: zstd, snappy, gzip, lz4, brotli, none.", show_default=False)
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="ROWS", help="The most rows in one record batch.", show_default=False)] = None,
     chunk_size_mb: Annotated[int | None, typer.Option(metavar="MB", help="MiB in one part of a multipart upload.", show_default=False)] = None,
     max_file_rows: Annotated[int | None, typer.Option(metavar="N", help="Begin another file after N rows.", show_default=False)] = None,
@@ -36,7 +38,9 @@ def export(
     timezone: Annotated[str | None, typer.Option(metavar="TZ", help="The session's TimeZone.", show_default=False)] = None,
     numeric: Annotated[list[str] | None, typer.Option(metavar="COLUMN=P,S", help="Precision and scale of a numeric that has none.", show_default=False)] = None,
     numeric_default: Annotated[str | None, typer.Option(metavar="P,S", help="The same for all others.", show_default=False)] = None,
-    unrepresentable: Annotated[list[str] | None, typer.Option(metavar="stop|text|COLUMN=text", help="Values that Parquet cannot hold.", show_default=False)] = None,
+    unrepresentable: Annotated[
+        list[str] | None, typer.Option(metavar="stop|text|COLUMN=text", help="Values that Parquet cannot hold.", show_default=False)
+    ] = None,
     endpoint_url: Annotated[str | None, typer.Option(metavar="URL", help="The S3 server; empty means AWS.", show_default=False)] = None,
     statement_timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds after which the server ends the query.", show_default=False)] = None,
     if_exists: Annotated[str | None, typer.Option(metavar="replace|skip|fail", help="When TARGET stands already.", show_default=False)] = None,

@@ -1,0 +1,1 @@
+"""File layouts: record batches into bytes."""

@@ -1,4 +1,4 @@
-"""CSV: RFC 4180 quoting, `\\n` line ends as psql's `\\copy` writes them, UTF-8 without a byte order mark.
+r"""CSV: RFC 4180 quoting, `\n` line ends as psql's `\copy` writes them, UTF-8 without a byte order mark.
 
 NULL is nothing between two delimiters, the empty string is `""`, so PostgreSQL's `COPY … FROM (FORMAT csv, HEADER)` reads back what was written.
 Values arrive as PostgreSQL's own text (the `text` form of a source), so nothing is formatted here.
@@ -84,7 +84,7 @@ class CsvEncoder:
 
     def weigh(self, prepared: list[pa.Buffer]) -> int:
         """Exactly the bytes that `write` adds, and those of the header."""
-        return sum(buffer.size for buffer in prepared) + (self._header.size if self._header and not self._begun else 0)
+        return sum(int(buffer.size) for buffer in prepared) + (self._header.size if self._header and not self._begun else 0)
 
     def write(self, file: FileWriter, prepared: list[pa.Buffer]) -> None:
         """The header, once a file, then the lines."""

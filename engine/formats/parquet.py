@@ -7,7 +7,7 @@ Memory: one row group as Arrow, and once more while it is being encoded.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -93,7 +93,8 @@ class ParquetEncoder:
         self._writer = None
 
     def _would_overflow(self, piece: pa.RecordBatch) -> bool:
-        return self._waiting_rows + piece.num_rows > self._layout.row_group_rows or self.pending + piece.nbytes > self._layout.row_group_bytes
+        rows, size = self._waiting_rows + int(piece.num_rows), self.pending + int(piece.nbytes)
+        return rows > self._layout.row_group_rows or size > self._layout.row_group_bytes
 
     def _flush(self, file: FileWriter) -> None:
         if not self._waiting:
@@ -124,8 +125,8 @@ class _Sink(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: object) -> int:
-        return self._file.write(data)  # type: ignore[arg-type]  # a buffer, by RawIOBase's contract
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
 
     def tell(self) -> int:
         return self._file.size - self._start

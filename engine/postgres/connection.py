@@ -57,7 +57,7 @@ class PostgresOptions(Options):
 
     def conninfo(self) -> str:
         """The libpq connection string, password included: never to be shown."""
-        known = {
+        known: dict[str, Any] = {
             "host": self.host,
             "port": self.port,
             "dbname": self.database,
@@ -65,7 +65,7 @@ class PostgresOptions(Options):
             "password": self.password.get_secret_value() if self.password else None,
             "sslmode": "require" if self.require_tls and self.sslmode in {"disable", "allow", "prefer"} else self.sslmode,
         }
-        ours = {
+        ours: dict[str, Any] = {
             "connect_timeout": self.connect_timeout,
             "application_name": "arrow-ferry",
             "client_encoding": "UTF8",  # the driver takes text as UTF-8 whatever the server sends
@@ -146,7 +146,7 @@ _TRANSIENT = ("no answer in time", "nothing listens", "no free connection", "sta
 
 
 def connection_failed(options: PostgresOptions, text: str) -> ConnectionFailed:
-    """libpq's text about a failed connection, in our words: it may repeat user names and file paths."""
+    """Libpq's text about a failed connection, in our words: it may repeat user names and file paths."""
     if re.search(r'database ".*" does not exist', text):
         reason = f"there is no database {options.database!r}"
     elif re.search(r'role ".*" does not exist', text):

@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import adbc_driver_manager as adbc
 import adbc_driver_postgresql
@@ -169,7 +169,7 @@ class Stream:
                 statement.set_sql_query(self._plan.statement + "\n")
                 self._opened.set_result(None)  # the schema is known; execute_query returns with the first row, which may take hours
                 handle, _ = statement.execute_query()
-                with _reader.AdbcRecordBatchReader._import_from_c(handle.address) as reader:
+                with _reader.AdbcRecordBatchReader._import_from_c(handle.address) as reader:  # noqa: SLF001 - the way its own dbapi takes
                     self._check_schema(reader.schema)
                     self._forward(reader)
             _execute(connection, "COMMIT")  # only a server that is still there answers: the stream was whole
@@ -183,7 +183,7 @@ class Stream:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[adbc.AdbcConnection]:
-        library = adbc_driver_postgresql._driver_path()  # the package has no public name for it below its dbapi, which imports pandas
+        library = adbc_driver_postgresql._driver_path()  # noqa: SLF001 - the package has no public name for it below its dbapi, which imports pandas
         try:
             database = adbc.AdbcDatabase(driver=library, uri=self._options.conninfo())
         except adbc.Error as error:

@@ -107,8 +107,15 @@ _PLAIN_TYPED = {
     "date": Rule(pa.date32(), convert=convert.date, note="exact; ±infinity is unrepresentable"),
     "time": Rule(pa.time64("us"), convert=convert.time, note="exact; 24:00 is unrepresentable"),
     "timestamp": Rule(pa.timestamp("us"), convert=convert.timestamp, note="exact, without zone; ±infinity and years from 294247 on are unrepresentable"),
-    "timestamptz": Rule(pa.timestamp("us", tz="UTC"), convert=convert.timestamp, note="the instant, in UTC; ±infinity and years from 294247 on are unrepresentable"),
-    "money": Rule(pa.decimal128(19, 2), ("numeric", "text"), convert.decimal(pa.decimal128(19, 2)), note="exact; more than two fraction digits (lc_monetary) are unrepresentable"),
+    "timestamptz": Rule(
+        pa.timestamp("us", tz="UTC"), convert=convert.timestamp, note="the instant, in UTC; ±infinity and years from 294247 on are unrepresentable"
+    ),
+    "money": Rule(
+        pa.decimal128(19, 2),
+        ("numeric", "text"),
+        convert.decimal(pa.decimal128(19, 2)),
+        note="exact; more than two fraction digits (lc_monetary) are unrepresentable",
+    ),
 }
 _PSEUDO_WITH_TEXT = frozenset({"record", "_record", "anyarray", "unknown", "void"})
 

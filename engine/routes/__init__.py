@@ -1,0 +1,1 @@
+"""The ways between sources and destinations, which know the contracts only."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from engine.protocols import Encoder, Exists, FileWriter, Format, RowSource
+    from engine.results import FileState
 
 PREPARERS = 2
 IN_FLIGHT = 3
@@ -118,7 +119,7 @@ def export(source: RowSource, layout: Format, store: Store, target: Target, *, o
 
 def _file_result(store: Store, path: str, writer: FileWriter, rows: int) -> FileResult:
     receipt = writer.receipt
-    state = "replaced" if receipt.replaced else "written"
+    state: FileState = "replaced" if receipt.replaced else "written"
     return FileResult(store.url(path), receipt.bytes, rows, receipt.sha256, state, receipt.verified, receipt.reported)
 
 
@@ -185,7 +186,7 @@ class _Lane:
         """Rows in a piece: small against the byte limit of files, where there is one."""
         limit = self._target.max_file_bytes
         if not limit:
-            return max(batch.num_rows, 1)
+            return max(int(batch.num_rows), 1)
         pieces_in_file = 16
         return max(1, int(batch.num_rows * limit / pieces_in_file / max(batch.nbytes, 1)))
 

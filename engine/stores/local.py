@@ -14,7 +14,7 @@ import secrets
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Self, cast
 
 from pydantic import BeforeValidator, Field
 
@@ -95,7 +95,7 @@ class LocalStore:
             with place.open("rb") as handle:
                 self._check_version(file, os.fstat(handle.fileno()))
                 handle.seek(start)
-                yield _Limited(handle, file.size - start if length is None else length, str(place))
+                yield cast("BinaryIO", _Limited(handle, file.size - start if length is None else length, str(place)))
                 self._check_version(file, os.fstat(handle.fileno()))
         except OSError as error:
             raise _translated(error, str(place), "read") from None

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from engine import paths
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, TransferFailed
-from engine.options import MIB, Options, Secret
+from engine.options import Options, Secret
 from engine.paths import File
 from engine.stores.s3_upload import PARTS_AT_ONCE, S3Writer
 
@@ -177,11 +177,15 @@ class S3Store:
             raise self.translated(error, f"abort uploads in s3://{self.options.bucket}") from None
         return count
 
-    def translated(self, error: Failure, verb: str) -> FerryError:
-        """boto's error in our words; its own text can hold keys and host names."""
+    def translated(self, error: Failure, verb: str) -> FerryError:  # noqa: PLR0911 - one answer for each kind of failure
+        """Boto's error in our words; its own text can hold keys and host names."""
         where = self.options.endpoint_url or "AWS"
         if isinstance(error, _OPTIONS_ERRORS):
-            reason = "a name or a key is malformed" if isinstance(error, ParamValidationError) else "no access key; set aws_access_key_id and aws_secret_access_key, or MINIO_ACCESS_KEY and MINIO_SECRET_KEY"
+            reason = (
+                "a name or a key is malformed"
+                if isinstance(error, ParamValidationError)
+                else "no access key; set aws_access_key_id and aws_secret_access_key, or MINIO_ACCESS_KEY and MINIO_SECRET_KEY"
+            )
             return ConfigurationError(f"cannot {verb}: {reason}")
         if not isinstance(error, ClientError):
             return ConnectionFailed(f"cannot {verb}: no answer from the S3 server {where} ({type(error).__name__})", transient=True)
@@ -287,8 +291,8 @@ class _Body:
         """Closed by `open_read`."""
 
 
-def _plain(secret: Any) -> str | None:
-    return secret.get_secret_value() if hasattr(secret, "get_secret_value") else secret
+def _plain(secret: Secret | str | None) -> str | None:
+    return secret if isinstance(secret, str | None) else secret.get_secret_value()
 
 
 def _is_loopback(host: str) -> bool:

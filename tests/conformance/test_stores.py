@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +19,20 @@ from engine.stores.s3 import S3Options, S3Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 STORES = ("memory", "local", "s3")
 HOSTILE_NAMES = ("../x", "a/../../x", "/etc/x", "", ".", "..", "a//b", "a/", "a\\b", "C:x", "nul\0l", "./x", "a/./b")
-UNICODE_NAMES = ("žluťoučký kůň.csv", "患者/データ.csv", "with space and 'quote'.csv", "plus+percent%20.csv", "emoji-🧬.csv", "[brackets]*?.csv", "-dash.csv", "#hash?q=1.csv")
+UNICODE_NAMES = (
+    "žluťoučký kůň.csv",
+    "患者/データ.csv",
+    "with space and 'quote'.csv",
+    "plus+percent%20.csv",
+    "emoji-🧬.csv",
+    "[brackets]*?.csv",
+    "-dash.csv",
+    "#hash?q=1.csv",
+)
 
 
 class Failure(Exception):
@@ -182,7 +191,10 @@ def test_listing_is_ordered_by_bytes_and_patterns_follow_the_shell(store: Any) -
     names = ["b.csv", "a.csv", "a/x.csv", "a/b/y.csv", "a.b/z.csv", "é.csv", "B.csv", "a.txt"]
     for name in names:
         put(store, name, b"")
-    listed = {pattern: [f.path for f in store.list(pattern)] for pattern in ("*", "*.csv", "?.csv", "[ab].csv", "[!ab].csv", "a/*", "**/*.csv", "a/**/*.csv", "nothing/*")}
+    listed = {
+        pattern: [f.path for f in store.list(pattern)]
+        for pattern in ("*", "*.csv", "?.csv", "[ab].csv", "[!ab].csv", "a/*", "**/*.csv", "a/**/*.csv", "nothing/*")
+    }
     assert listed["*"] == ["B.csv", "a.csv", "a.txt", "b.csv", "é.csv"]
     assert listed["*.csv"] == ["B.csv", "a.csv", "b.csv", "é.csv"]
     assert listed["?.csv"] == ["B.csv", "a.csv", "b.csv", "é.csv"]

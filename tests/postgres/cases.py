@@ -24,7 +24,27 @@ class Case:
         return self.sql_type
 
 
-TEXTS = ("", " ", "NULL", r"\N", r"\.", '"', '""', "a,b", "a;b", "a\tb", "a|b", "line\nfeed", "carriage\rreturn", "both\r\n", "'quote'", "žluťoučký 患者 🧬", " padded ", "00123", "=1+1")
+TEXTS = (
+    "",
+    " ",
+    "NULL",
+    r"\N",
+    r"\.",
+    '"',
+    '""',
+    "a,b",
+    "a;b",
+    "a\tb",
+    "a|b",
+    "line\nfeed",
+    "carriage\rreturn",
+    "both\r\n",
+    "'quote'",
+    "žluťoučký 患者 🧬",
+    " padded ",
+    "00123",
+    "=1+1",
+)
 
 EPOCH_DAYS = "(v - date '1970-01-01')::text"
 MICROSECONDS = "(extract(epoch FROM v) * 1000000)::numeric(30,0)::text"
@@ -35,7 +55,9 @@ CASES = (
     Case("int4", ("-2147483648", "2147483647"), "v::text"),
     Case("int8", ("-9223372036854775808", "9223372036854775807"), "v::text"),
     Case("float4", ("0", "-0", "1.1", "3.4028235e38", "1e-45", "NaN", "Infinity", "-Infinity", "0.3"), "encode(float4send(v), 'hex')"),
-    Case("float8", ("0", "-0", "0.1", "1.7976931348623157e308", "5e-324", "NaN", "Infinity", "-Infinity", "0.30000000000000004"), "encode(float8send(v), 'hex')"),
+    Case(
+        "float8", ("0", "-0", "0.1", "1.7976931348623157e308", "5e-324", "NaN", "Infinity", "-Infinity", "0.30000000000000004"), "encode(float8send(v), 'hex')"
+    ),
     Case("numeric(10,2)", ("0", "-0.01", "99999999.99", "1.5"), "v::text", refused=("NaN",)),
     Case("numeric(38,0)", ("9" * 38, "-" + "9" * 38), "v::text"),
     Case("numeric(38,38)", ("0." + "9" * 38,), "v::text"),
@@ -52,8 +74,18 @@ CASES = (
     Case("date", ("1970-01-01", "0001-01-01", "4713-01-01 BC", "9999-12-31", "10000-01-01", "5874897-12-31"), EPOCH_DAYS, refused=("infinity", "-infinity")),
     Case("time", ("00:00", "23:59:59.999999"), "(extract(epoch FROM v) * 1000000)::bigint::text", refused=("24:00",)),
     Case("timetz", ("00:00+00", "24:00-15:59", "12:34:56.789012+05:30")),
-    Case("timestamp", ("1970-01-01", "4713-01-01 BC", "0044-03-15 12:00 BC", "2024-02-29 23:59:59.999999", "294246-12-31"), MICROSECONDS, refused=("infinity", "-infinity", "294276-12-31 23:59:59.999999")),
-    Case("timestamptz", ("1970-01-01 00:00+00", "1890-01-01 00:00+00", "2024-03-31 02:30+02", "4713-01-02 00:00+00 BC", "9999-12-31 23:59+00"), MICROSECONDS, refused=("infinity", "-infinity")),
+    Case(
+        "timestamp",
+        ("1970-01-01", "4713-01-01 BC", "0044-03-15 12:00 BC", "2024-02-29 23:59:59.999999", "294246-12-31"),
+        MICROSECONDS,
+        refused=("infinity", "-infinity", "294276-12-31 23:59:59.999999"),
+    ),
+    Case(
+        "timestamptz",
+        ("1970-01-01 00:00+00", "1890-01-01 00:00+00", "2024-03-31 02:30+02", "4713-01-02 00:00+00 BC", "9999-12-31 23:59+00"),
+        MICROSECONDS,
+        refused=("infinity", "-infinity"),
+    ),
     Case("interval", ("1 year 2 mons 3 days 04:05:06.789", "-1 day", "0", "178000000 years", "-00:00:00.000001")),
     Case("uuid", ("00000000-0000-0000-0000-000000000000", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"), "v::text"),
     Case("json", ('{"a" : 1, "a":2}', "null", '"x\\n"', "[1,  2]", '{"ž":"ю"}'), "v::text"),

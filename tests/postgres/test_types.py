@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import struct
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pyarrow as pa
 import pytest
 
-from engine import embedded
 from engine.errors import ConfigurationError, UnrepresentableValue
 from engine.postgres.plan import FIELD_TYPE_KEY
 from engine.postgres.source import PostgresSource
@@ -18,11 +17,15 @@ from engine.postgres.source_options import PostgresSourceOptions
 from engine.postgres.types import decimal_type, numeric_bounds
 from tests.postgres.cases import CASES, SYSTEM_CASES, TYPES_OF_OURS, Case
 
+if TYPE_CHECKING:
+    from engine import embedded
+    from engine.protocols import Form
 
-def read(database: str, query: str, form: str = "typed", **options: Any) -> pa.Table:
+
+def read(database: str, query: str, form: Form = "typed", /, **options: Any) -> pa.Table:
     """All rows of a query through the source."""
     parsed = PostgresSourceOptions.parse({"connection_string": database, "query": query, **options}, where="source")
-    with PostgresSource(parsed).read(form) as stream:  # type: ignore[arg-type]  # tests pass plain text
+    with PostgresSource(parsed).read(form) as stream:
         return stream.reader.read_all()
 
 
@@ -30,19 +33,19 @@ def rows(database: str, query: str) -> list[Any]:
     """What psycopg reads, by another way than the engine's."""
     with psycopg.connect(database) as connection:
         connection.execute("SET DateStyle = 'ISO'; SET bytea_output = 'hex'; SET extra_float_digits = 1; SET IntervalStyle = 'postgres'")
-        return [row[0] for row in connection.execute(query)]  # type: ignore[arg-type]  # built from the cases
+        return [row[0] for row in connection.execute(query)]
 
 
 def create_tables(database: str, cases: tuple[Case, ...], before: str) -> None:
     """One table per case, `t0`, `t1` …: the values, then NULL; `r0` … with the values that Parquet refuses."""
     with psycopg.connect(database) as connection:
-        connection.execute(before)  # type: ignore[arg-type]  # SQL of ours, as all that follows
+        connection.execute(before)
         for i, case in enumerate(cases):
             for prefix, values in (("t", case.values), ("r", case.refused)):
-                connection.execute(f"CREATE TABLE {prefix}{i} (n serial, v {case.sql_type})")  # type: ignore[arg-type]
+                connection.execute(f"CREATE TABLE {prefix}{i} (n serial, v {case.sql_type})")
                 for value in values:
-                    connection.execute(f"INSERT INTO {prefix}{i} (v) VALUES (%s::{case.sql_type})", [value])  # type: ignore[arg-type]
-            connection.execute(f"INSERT INTO t{i} (v) VALUES (NULL)")  # type: ignore[arg-type]
+                    connection.execute(f"INSERT INTO {prefix}{i} (v) VALUES (%s::{case.sql_type})", [value])
+            connection.execute(f"INSERT INTO t{i} (v) VALUES (NULL)")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,7 @@ def test_types_of_extensions_arrive_as_their_text(system_postgres: embedded.Post
         test_text_form_is_postgresqls_own_text(system_postgres.url, i, case)
 
 
-@pytest.mark.parametrize(("i", "case"), [p for p in numbered() if p.values[1].refused])  # type: ignore[union-attr]
+@pytest.mark.parametrize(("i", "case"), [p for p in numbered() if p.values[1].refused])
 def test_values_that_parquet_cannot_hold_stop_the_run_and_are_exact_as_text(typed_database: str, i: int, case: Case) -> None:
     for n, value in enumerate(case.refused, start=1):
         query = f"SELECT v FROM (SELECT v, 0 AS part, n FROM t{i} UNION ALL SELECT v, 1, n FROM r{i} WHERE n = {n}) x ORDER BY part, n"
@@ -98,15 +101,15 @@ def test_values_that_parquet_cannot_hold_stop_the_run_and_are_exact_as_text(type
             assert column.to_pylist()[-1:] == rows(typed_database, f"SELECT {case.as_text} FROM r{i} WHERE n = {n}")
 
 
-@pytest.mark.parametrize(("i", "case"), numbered())
-def test_fields_carry_their_postgresql_type(typed_database: str, i: int, case: Case) -> None:
+@pytest.mark.parametrize("i", range(len(CASES)), ids=[case.id for case in CASES])
+def test_fields_carry_their_postgresql_type(typed_database: str, i: int) -> None:
     declared = rows(typed_database, f"SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 't{i}'::regclass AND attname = 'v'")
     field = read(typed_database, f"SELECT v FROM t{i} LIMIT 0").schema.field(0)
     base_of_domain = {"positive": "integer", "amount": "numeric(7,2)"}  # the protocol describes a domain by its base type
     assert field.metadata[FIELD_TYPE_KEY].decode() == base_of_domain.get(declared[0], declared[0])
 
 
-def scalars(column: pa.ChunkedArray) -> list[Any]:
+def scalars(column: Any) -> Any:
     """Python values; temporal ones as raw numbers, since Python's own types do not reach as far."""
     kind = column.type
     if pa.types.is_date(kind):
@@ -157,10 +160,13 @@ def test_decimal_type_widens_what_parquet_does_not_know(precision: int, scale: i
     assert decimal_type(precision, scale) == expected
 
 
-@pytest.mark.parametrize(("declared", "bounds"), [("numeric(10,2)", (10, 2)), ("numeric(5,-2)", (5, -2)), ("numeric(3,5)", (3, 5)), ("numeric(1000,1000)", (1000, 1000)), ("numeric", None)])
+@pytest.mark.parametrize(
+    ("declared", "bounds"),
+    [("numeric(10,2)", (10, 2)), ("numeric(5,-2)", (5, -2)), ("numeric(3,5)", (3, 5)), ("numeric(1000,1000)", (1000, 1000)), ("numeric", None)],
+)
 def test_numeric_bounds_are_those_of_the_declaration(database: str, declared: str, bounds: tuple[int, int] | None) -> None:
     with psycopg.connect(database) as connection:
-        connection.execute(f"CREATE TABLE n (v {declared})")  # type: ignore[arg-type]
+        connection.execute(f"CREATE TABLE n (v {declared})")
         row = connection.execute("SELECT atttypmod FROM pg_attribute WHERE attrelid = 'n'::regclass AND attname = 'v'").fetchone()
     assert row is not None
     assert numeric_bounds(row[0]) == bounds
@@ -186,7 +192,7 @@ def test_a_numeric_that_does_not_fit_stops_the_run(database: str) -> None:
 @pytest.mark.parametrize(("option", "value"), [("numeric", "nope=5,2"), ("unrepresentable", "nope=text")])
 def test_a_policy_for_an_unknown_column_is_refused(database: str, option: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match="'nope'"):
-        read(database, "SELECT 1 AS a", **{option: value})
+        read(database, "SELECT 1 AS a", "typed", **{option: value})
 
 
 def test_a_type_without_text_is_refused_by_column(database: str) -> None:
