@@ -6,6 +6,7 @@ Both listen on 127.0.0.1 alone, on free ports, with a password, and keep everyth
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import os
 import secrets
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sysconfig
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +86,8 @@ def postgres(folder: Path, *, bin_dir: Path | None = None, settings: Mapping[str
         ConfigurationError: The wheel is not installed.
         ConnectionFailed: The server did not start; the log stays in the folder.
     """
-    folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     user = _UNPRIVILEGED if os.geteuid() == 0 else None
+    folder = _within_reach(folder.absolute(), user)
     binaries = _reachable(bin_dir or _postgres_binaries(), folder, user)
     if user:
         shutil.chown(folder, user)
@@ -138,6 +139,16 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def _within_reach(folder: Path, user: str | None) -> Path:
+    """The folder, made; or one in the system's temporary folder, where the unprivileged user cannot get to it (below /root)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if user is None or _visible(folder, user):
+        return folder
+    elsewhere = Path(tempfile.gettempdir()) / f"ferry-postgres-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    elsewhere.mkdir(exist_ok=True)
+    return elsewhere
 
 
 def _postgres_binaries() -> Path:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import Form
 
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 4 << 20
 READ_AHEAD = 2
 CONVERTERS = 2
 CLEANUP_SECONDS = 10.0

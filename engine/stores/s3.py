@@ -57,7 +57,7 @@ class S3Options(Options):
     aws_session_token: Secret | None = None
     endpoint_url: str | None = _environment("MINIO_ENDPOINT")
     region: str | None = None
-    chunk_size_mb: Annotated[int, Field(ge=5, le=5120)] = 16
+    chunk_size_mb: Annotated[int, Field(ge=5, le=5120)] = 8
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     request_checksums: bool = True
     require_tls: bool = Field(default_factory=lambda: os.environ.get("FERRY_REQUIRE_TLS") == "1")

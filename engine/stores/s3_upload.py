@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.stores.s3 import S3Store
 
 SINGLE_REQUEST_BYTES = 25 * MIB
-BUDGET_BYTES = 64 * MIB
+BUDGET_BYTES = 32 * MIB
 PARTS_AT_ONCE = 4
 MOST_PARTS = 10_000
 _LARGEST_PART_IN_BUDGET = 64 * MIB
@@ -41,8 +41,8 @@ def part_size(number: int, chunk: int) -> int:
     twice that for the next, then four times that, but at least 64 MiB.
 
     Example:
-        >>> [part_size(n, 16 * MIB) // MIB for n in (1, 1000, 1001, 2001)]
-        [16, 16, 32, 64]
+        >>> [part_size(n, 8 * MIB) // MIB for n in (1, 1000, 1001, 2001)]
+        [8, 8, 32, 64]
     """
     if number <= 1000:  # noqa: PLR2004 - as the docstring says
         return chunk
@@ -50,7 +50,7 @@ def part_size(number: int, chunk: int) -> int:
 
 
 def largest_object(chunk: int) -> int:
-    """Bytes that 10,000 growing parts hold: 516 GiB with parts of 5 MiB, 547 GiB with the default of 16."""
+    """Bytes that 10,000 growing parts hold: 536 GiB with parts of 5 MiB, 539 GiB with the default of 8."""
     return 1000 * part_size(1, chunk) + 1000 * part_size(1001, chunk) + (MOST_PARTS - 2000) * part_size(2001, chunk)
 
 
