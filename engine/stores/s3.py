@@ -205,7 +205,7 @@ class S3Store:
         now = self.stat(file.path)
         if now is None or now.version != file.version:
             raise TransferFailed(f"{self.url(file.path)} has changed since it was listed, and stays", transient=True)
-        place = {"Bucket": self.options.bucket, "Key": self.key(file.path)}
+        place: dict[str, Any] = {"Bucket": self.options.bucket, "Key": self.key(file.path)}
         try:
             self.client.delete_object(**place, IfMatch=f'"{file.version}"')
         except FAILURES as error:
@@ -213,9 +213,9 @@ class S3Store:
                 raise self.translated(error, f"delete {self.url(file.path)}") from None
             self._delete_unconditionally(place)
 
-    def _delete_unconditionally(self, place: dict[str, str]) -> None:
+    def _delete_unconditionally(self, place: dict[str, Any]) -> None:
         try:
-            self.client.delete_object(**place)  # type: ignore[arg-type]  # bucket and key
+            self.client.delete_object(**place)
         except FAILURES as error:
             raise self.translated(error, f"delete s3://{place['Bucket']}/{place['Key']}") from None
 
