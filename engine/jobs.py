@@ -27,7 +27,7 @@ _COMPRESSIONS = {
     "csv": ("none", "gzip", "zstd"),
     "parquet": ("zstd", "snappy", "gzip", "lz4", "brotli", "none"),
 }
-ROW_GROUP_BYTES = 16 * MIB
+ROW_GROUP_BYTES = 24 * MIB
 
 
 class RouteOptions(Options):
