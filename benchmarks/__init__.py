@@ -1,1 +1,1 @@
-"""Measurements: ratios of medians in interleaved runs against named peers. An absolute second on a shared machine means nothing tomorrow."""
+"""The engine's own functions against other ways to do the same, on data that anyone can make again."""

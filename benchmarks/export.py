@@ -1,156 +1,165 @@
-"""`make bench`: TPC-H lineitem from an embedded PostgreSQL to a file, by ferry and by the row-by-row way.
+"""`make bench`: the export of `lineitem` by arrow-ferry and by others, in one interleaved run.
 
-Each contender is a process of its own (`python -m benchmarks.contenders NAME …`). They run in turns, A B C A B C …, after one warm-up each; the table shows
-medians and, pair by pair, how much longer the row-by-row way takes. Environment: SCALE (default 1), RUNS (default 5), QUICK=1 (scale 0.1, 3 runs).
+    SCALE=1 RUNS=5 python -m benchmarks.export [CONTENDER …]
+
+QUICK=1 means scale 0.1 and 3 runs. The database is kept in `.bench/`; tables go to standard output, the single runs to `benchmarks/results/`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import time
+import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import psycopg
+from pyarrow import fs, parquet
 
+from benchmarks import lineitem, measure
+from benchmarks.contenders import CONTENDERS, Contender
 from engine import embedded
-from engine.results import human_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-FOLDER = Path(".bench").absolute()
-RESULTS = Path(__file__).parent / "results"
-BASELINE = "row by row, CSV"
+BASELINE = "row_by_row"
 BUCKET = "bench"
-LINEITEM = """CREATE UNLOGGED TABLE lineitem (
-    l_orderkey bigint, l_partkey bigint, l_suppkey bigint, l_linenumber integer, l_quantity numeric(15,2), l_extendedprice numeric(15,2),
-    l_discount numeric(15,2), l_tax numeric(15,2), l_returnflag char(1), l_linestatus char(1), l_shipdate date, l_commitdate date, l_receiptdate date,
-    l_shipinstruct char(25), l_shipmode char(10), l_comment varchar(44))"""
+CACHE = measure.ROOT / ".bench"
+RESULTS = measure.ROOT / "benchmarks" / "results"
+MIB = 1 << 20
+# Loading skips the WAL; every scan starts at the first row, so that files can be compared.
+SETTINGS = {"wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "4GB", "synchronize_seqscans": "off"}
 
 
-@dataclass(frozen=True)
-class Run:
-    """One process: wall and CPU seconds of the client, its largest resident set, and the bytes it wrote."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where contenders write: what their targets begin with, and the same place as pyarrow sees it, to look at what they made."""
 
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-    written_bytes: int
+    url: str
+    path: str
+    files: fs.FileSystem
 
 
-def main() -> None:
-    """Measure, print, and keep the result."""
-    quick = os.environ.get("QUICK") == "1"
-    scale = os.environ.get("SCALE", "0.1" if quick else "1")
-    runs = int(os.environ.get("RUNS", "3" if quick else "5"))
-    with contextlib.ExitStack() as servers:
-        postgres = servers.enter_context(embedded.postgres(FOLDER / "postgres", settings={"shared_buffers": "1GB", "max_wal_size": "4GB"}))
-        s3 = servers.enter_context(embedded.s3(FOLDER / "s3"))
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The servers and places of one run."""
+
+    places: Mapping[str, Place]
+    environment: Mapping[str, str]
+    rows: int
+
+    def once(self, one: Contender) -> measure.Run:
+        """Run a contender in its own process, check what it made, and remove it."""
+        place, name = self.places[one.place], f"lineitem{one.suffix}"
+        took = measure.run([sys.executable, "-m", "benchmarks.contenders", one.name, f"{place.url}/{name}"], self.environment)
+        path = f"{place.path}/{name}"
+        made = _rows_in(place.files, path)
+        if made != self.rows:
+            raise RuntimeError(f"{one.name} wrote {made} rows of {self.rows}")
+        size = place.files.get_file_info(path).size
+        place.files.delete_file(path)
+        return measure.Run(took.seconds, took.cpu_seconds, took.peak_bytes, size)
+
+
+def main(names: Sequence[str]) -> None:
+    """Measure, print, and keep the results."""
+    quick = os.environ.get("QUICK", "") not in ("", "0")
+    scale = float(os.environ.get("SCALE") or (0.1 if quick else 1))
+    runs = int(os.environ.get("RUNS") or (3 if quick else 5))
+    unknown = set(names) - CONTENDERS.keys()
+    if unknown or runs < 1:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}" if unknown else "RUNS must be 1 at least")
+    chosen = [c for c in CONTENDERS.values() if not names or c.name in {BASELINE, *names}]
+    with _bench(scale) as (bench, about):
+        about |= {"scale": scale, "rows": bench.rows, "runs": runs}
+        _say(f"lineitem at scale {scale:g}: {bench.rows:,} rows; {len(chosen)} ways, {runs} runs each in turn after a warm-up")
+        taken = _taken(bench, chosen, runs)
+    _report(about, chosen, taken)
+
+
+@contextlib.contextmanager
+def _bench(scale: float) -> Iterator[tuple[Bench, dict[str, Any]]]:
+    """Servers up, table filled, folders empty; and what is known about them."""
+    CACHE.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=CACHE, prefix="run-"))
+        _say("starting PostgreSQL and an S3 server …")
+        server = stack.enter_context(embedded.postgres(CACHE / "postgres", settings=SETTINGS))
+        s3 = stack.enter_context(embedded.s3(Path(folder) / "s3"))
         s3.create_bucket(BUCKET)
-        database = load(postgres, scale)
+        _say("filling lineitem, unless it is there …")
+        database = lineitem.database(server, scale)
+        remote = fs.S3FileSystem(access_key=s3.access_key, secret_key=s3.secret_key, endpoint_override=s3.endpoint_url, region="us-east-1")
+        places = {"folder": Place(folder, folder, fs.LocalFileSystem()), "s3": Place(f"s3://{BUCKET}", BUCKET, remote)}
         environment = {
-            **os.environ,
             "FERRY_DATABASE": database,
             "MINIO_ENDPOINT": s3.endpoint_url,
             "MINIO_ACCESS_KEY": s3.access_key,
             "MINIO_SECRET_KEY": s3.secret_key,
         }
-        measured = measure(contenders(), runs, environment)
-    report(measured, scale, runs)
+        about = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": measure.machine(),
+            "versions": {**measure.versions(), "PostgreSQL": lineitem.server_version(database)},
+        }
+        yield Bench(places, environment, lineitem.rows(database)), about
 
 
-def contenders() -> dict[str, list[str]]:
-    """Name → command. A new peer is one function in `benchmarks.contenders` and one line here."""
-    out = FOLDER / "out"
-    out.mkdir(parents=True, exist_ok=True)
-    ferry = [sys.executable, "-m", "benchmarks.contenders", "ferry"]
-    return {
-        BASELINE: [sys.executable, "-m", "benchmarks.contenders", "row_by_row", str(out / "rows.csv")],
-        "ferry, CSV": [*ferry, str(out / "ferry.csv")],
-        "ferry, CSV zstd": [*ferry, str(out / "ferry.csv.zst")],
-        "ferry, Parquet": [*ferry, str(out / "ferry.parquet")],
-        "ferry, Parquet on S3": [*ferry, f"s3://{BUCKET}/ferry.parquet"],
-        "ferry, CSV on S3": [*ferry, f"s3://{BUCKET}/ferry.csv"],
-    }
+def _taken(bench: Bench, chosen: Sequence[Contender], runs: int) -> dict[str, list[measure.Run]]:
+    """The measured runs of each contender, round by round."""
+    taken: dict[str, list[measure.Run]] = {c.name: [] for c in chosen}
+    for number, one, run in measure.interleaved(chosen, runs, bench.once):
+        _say(f"  {'warm-up' if number == 0 else f'run {number}'}  {one.name:18} {run.seconds:7.2f} s")
+        if number:
+            taken[one.name].append(run)
+    return taken
 
 
-def load(server: embedded.Postgres, scale: str) -> str:
-    """The URL of a database that holds lineitem at this scale, made now if it is not there."""
-    name = f"tpch_{scale.replace('.', '_')}"
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
-            return server.url_of(name)
-        connection.execute(f"DROP DATABASE IF EXISTS {name}_new")
-        connection.execute(f"CREATE DATABASE {name}_new")
-    print(f"making TPC-H lineitem at scale {scale} …", file=sys.stderr)
-    data = FOLDER / f"tpch-{scale}"
-    subprocess.run([Path(sys.executable).parent / "tpchgen-cli", "csv", "-s", scale, "--tables", "lineitem", "--output-dir", data], check=True)
-    with psycopg.connect(server.url_of(f"{name}_new"), autocommit=True) as connection:
-        connection.execute(LINEITEM)
-        with (data / "lineitem.csv").open("rb") as file, connection.cursor().copy("COPY lineitem FROM STDIN (FORMAT csv, HEADER)") as copy:
-            while piece := file.read(1 << 20):
-                copy.write(piece)
-        connection.execute("VACUUM ANALYZE lineitem")
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {name}_new RENAME TO {name}")
-    return server.url_of(name)
+def _rows_in(files: fs.FileSystem, path: str) -> int:
+    """Rows of a finished file, counted without trusting its maker; no value of lineitem holds a newline."""
+    if path.endswith(".parquet"):
+        return int(parquet.read_metadata(path, filesystem=files).num_rows)
+    lines = 0
+    with files.open_input_stream(path) as stream:
+        while piece := stream.read(MIB):
+            lines += piece.count(b"\n")
+    return lines - 1
 
 
-def measure(commands: Mapping[str, Sequence[str]], runs: int, environment: Mapping[str, str]) -> dict[str, list[Run]]:
-    """Interleaved: every contender once in each round; round 0 is the warm-up and does not count."""
-    measured: dict[str, list[Run]] = {name: [] for name in commands}
-    for number in range(runs + 1):
-        for name, command in commands.items():
-            run = run_once(command, environment)
-            print(f"round {number}: {name}: {run.seconds:.2f} s", file=sys.stderr)
-            if number:
-                measured[name].append(run)
-    return measured
-
-
-def run_once(command: Sequence[str], environment: Mapping[str, str]) -> Run:
-    """One process, timed from outside; it prints the bytes that it wrote."""
-    started = time.monotonic()
-    process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE, text=True)
-    output = process.stdout.read() if process.stdout else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - started
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed")
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Run(seconds, usage.ru_utime + usage.ru_stime, peak, int(output))
-
-
-def report(measured: Mapping[str, list[Run]], scale: str, runs: int) -> None:
-    """Print the table and write it to `benchmarks/results/`."""
-    names = ("arrow-ferry", "pyarrow", "adbc-driver-postgresql", "psycopg", "boto3")
-    versions = {name: importlib.metadata.version(name) for name in names}
-    header = f"lineitem, scale {scale}; medians of {runs} interleaved runs; {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}"
-    print(f"\n{header}\n{', '.join(f'{k} {v}' for k, v in versions.items())}; PostgreSQL 18 and SeaweedFS on the same machine\n")
-    print(f"{'':24}{'wall s':>8}{'CPU s':>8}{'peak':>12}{'written':>12}{'row by row takes':>20}")
-    rows = []
-    for name, results in measured.items():
-        median = {field: statistics.median(getattr(run, field) for run in results) for field in ("seconds", "cpu_seconds", "peak_bytes", "written_bytes")}
-        ratio = statistics.median(slow.seconds / fast.seconds for slow, fast in zip(measured[BASELINE], results, strict=True))
-        rows.append({"name": name, **median, "row_by_row_ratio": ratio, "runs": [asdict(run) for run in results]})
-        size = f"{human_bytes(median['peak_bytes']):>12}{human_bytes(median['written_bytes']):>12}"
-        print(f"{name:24}{median['seconds']:8.2f}{median['cpu_seconds']:8.2f}{size}{ratio:18.1f} x")
+def _report(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mapping[str, list[measure.Run]]) -> None:
+    """The table, and the results file."""
+    summaries = {c.name: measure.summary(taken[c.name], taken[BASELINE]) for c in chosen}
+    lines = [
+        f"lineitem, scale {about['scale']:g}, {about['rows']:,} rows; medians of {about['runs']} interleaved runs; ratios run by run",
+        "",
+        "| way | wall s | client CPU s | peak MiB | file MB | times as fast (range) |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for one in chosen:
+        s = summaries[one.name]
+        figures = f"{s.seconds:.2f} | {s.cpu_seconds:.2f} | {s.peak_bytes / MIB:.0f} | {s.file_bytes / 1e6:.0f}"
+        lines.append(f"| {one.label} | {figures} | {s.ratio:.1f} ({min(s.ratios):.1f}-{max(s.ratios):.1f}) |")
+    lines += ["", f"{about['date']}; {_listed(about['machine'])}", _listed(about["versions"])]
+    print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
-    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "what": header, "command": "make bench", "versions": versions, "contenders": rows}
-    path = RESULTS / f"export-lineitem-{scale}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\nkept in benchmarks/results/{path.name}")
+    path = RESULTS / f"{about['date'][:10]}-export-scale-{about['scale']:g}.json"
+    contenders = {name: {"median": asdict(s), "runs": [asdict(r) for r in taken[name]]} for name, s in summaries.items()}
+    path.write_text(json.dumps({**about, "contenders": contenders}, indent=1) + "\n")
+    _say(f"kept in {path.relative_to(measure.ROOT)}")
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _say(text: str) -> None:
+    """Progress, beside the table."""
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
