@@ -291,8 +291,8 @@ class _Body:
         """Closed by `open_read`."""
 
 
-def _plain(secret: Secret | str | None) -> str | None:
-    return secret if isinstance(secret, str | None) else secret.get_secret_value()
+def _plain(secret: Secret | None) -> str | None:
+    return secret and secret.get_secret_value()
 
 
 def _is_loopback(host: str) -> bool:
