@@ -6,8 +6,11 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# `python3` first, so that whoever set it up (a CI matrix, pyenv) decides; then the newest there is. The path, since a shim's name may mean another one.
+PYTHON = $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
+# uv of .venv, where pip put it, else of PATH.
+UV := PATH="$(CURDIR)/$(BIN):$$PATH" uv
 
 help: ## Show this list.
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /	/' | expand -t 10
@@ -28,18 +31,18 @@ bench: $(READY) ## Measure against the row-by-row way (QUICK=1: scale 0.1).
 	@$(BIN)/python -m benchmarks.export $(ARGS)
 
 lock: $(READY) ## Renew requirements.lock from pyproject.toml.
-	@$(BIN)/uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
-	@PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile --quiet --upgrade --generate-hashes --universal --all-extras --no-header pyproject.toml -o requirements.lock
+	@$(UV) pip compile --quiet --upgrade --generate-hashes --universal --all-extras --no-header pyproject.toml -o requirements.lock
 
 clean: ## Remove what the other targets made.
 	rm -rf $(VENV) .demo .bench data/out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # uv installs from the hashed lock; pip's own hash mode stumbles over extras. It comes from PATH, or from pip.
 $(READY): pyproject.toml requirements.lock
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found" >&2; exit 1; }
-	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV); \
-	else "$(PYTHON)" -m venv $(VENV) || { echo "python3 has no venv module (Debian: apt install python3-venv), or install uv" >&2; exit 1; }; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv; fi
-	@PATH="$(CURDIR)/$(BIN):$$PATH"; uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock \
-	&& uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@python="$(PYTHON)"; test -n "$$python" || { echo "Python 3.11 or newer is needed, and none is on PATH" >&2; exit 1; }; \
+	if command -v uv >/dev/null 2>&1; then uv venv --quiet --allow-existing --python "$$python" $(VENV); \
+	else "$$python" -m venv $(VENV) >/dev/null && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; fi \
+	|| { echo "no virtual environment could be made in $(VENV) (Debian: apt install python3-venv; or have uv on PATH)" >&2; exit 1; }
+	@echo "installing into $(VENV) what requirements.lock names …" >&2
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

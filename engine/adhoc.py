@@ -144,11 +144,13 @@ def _source(query: str, database: str | None, options: Mapping[str, Any] | None,
 
 
 def _numeric(columns: Mapping[str, Any] | Sequence[str] | None, default: str | tuple[int, int] | None) -> dict[str, Any]:
-    if columns is None and default is None:
-        return {}
-    pairs = [columns] if isinstance(columns, str) else columns or {}
-    by_column = dict(pairs) if isinstance(pairs, Mapping) else {c: ps for c, _, ps in (str(pair).rpartition("=") for pair in pairs)}
-    return {"numeric": by_column if default is None else {**by_column, "*": default}}
+    """The key `numeric`, in which `*` stands for all other columns."""
+    if default is None:
+        return _given(numeric=columns)
+    if isinstance(columns, Mapping):
+        return {"numeric": {**columns, "*": default}}
+    text = default if isinstance(default, str) else f"{default[0]},{default[1]}"
+    return {"numeric": [*([columns] if isinstance(columns, str) else columns or []), f"*={text}"]}
 
 
 def _target(target: str | os.PathLike[str]) -> tuple[str, dict[str, Any], str]:

@@ -86,8 +86,8 @@ class ResourceError(FerryError):
     """Disk full, memory limit, missing permission."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop. A `KeyboardInterrupt`, so that no `except Exception` swallows it.
+class Interrupted(BaseException):
+    """A signal asked the run to stop. Like `KeyboardInterrupt` no `Exception`, so that nothing swallows it on the way.
 
     Attributes:
         signal_number: SIGINT or SIGTERM.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from engine import registry
@@ -27,7 +27,7 @@ _COMPRESSIONS = {
     "csv": ("none", "gzip", "zstd"),
     "parquet": ("zstd", "snappy", "gzip", "lz4", "brotli", "none"),
 }
-ROW_GROUP_BYTES = 16 * MIB
+ROW_GROUP_BYTES = 24 * MIB
 
 
 class RouteOptions(Options):
@@ -56,8 +56,6 @@ class ExportJob:
 
     def run(self, on_progress: Callable[[route.Progress], None] | None = None) -> RunResult:
         """Do it; see `engine.routes.export.export`."""
-        from dataclasses import replace
-
         result = route.export(self.source, self.layout, self.store, self.target, on_progress=on_progress)
         return replace(result, notes=(*self.notes, *result.notes))
 

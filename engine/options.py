@@ -59,7 +59,7 @@ class Options(pydantic.BaseModel):
         '/data'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other names of keys: `prefix` → `path`."""

@@ -54,11 +54,8 @@ def main() -> None:
     try:
         code = app(args=arguments or ["--help"], prog_name="ferry", standalone_mode=False)
     except (FerryError, Interrupted) as error:
-        _report(str(error), debug=debug)
+        _report(f"{error}; the query was cancelled and nothing was written" if isinstance(error, Interrupted) else str(error), debug=debug)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _report("stopped by SIGINT", debug=debug)
-        sys.exit(128 + signal.SIGINT)
     except TyperException as error:
         _report(f"{error.format_message()} (see ferry --help)", debug=debug)
         sys.exit(error.exit_code)

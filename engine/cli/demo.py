@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, Interrupted
 
 if TYPE_CHECKING:
     from engine import embedded
@@ -74,7 +74,7 @@ def fill(server: embedded.Postgres) -> str:
     say("making the study: 20,000 patients, 200,000 encounters, 1,200,000 laboratory results …")
     started = time.monotonic()
     with psycopg.connect(url) as connection:
-        connection.execute(study_sql())  # type: ignore[call-overload]  # psycopg asks for a literal string; this is a file of ours
+        connection.execute(study_sql())
     say(f"made in {time.monotonic() - started:.0f} s")
     return url
 
@@ -111,7 +111,7 @@ def show(results: list[RunResult]) -> None:
 
     from engine.results import human_bytes
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for column in ("file", "rows", "bytes", "files", "rows/s"):
         table.add_column(column, justify="left" if column == "file" else "right", no_wrap=True)
     for result in results:
@@ -153,7 +153,7 @@ def wait_for_interrupt(database: str, s3: embedded.S3) -> None:
         *(f"  {line}" for line in next_commands()),
     ]
     typer.echo("\n".join(lines))
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(Interrupted):
         while True:
             time.sleep(1)
 

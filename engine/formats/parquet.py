@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
 ROW_GROUP_ROWS = 1 << 20
-ROW_GROUP_BYTES = 16 << 20
+ROW_GROUP_BYTES = 24 << 20
 _LEVELS = {"zstd": 3, "gzip": 6, "brotli": 4}
 
 

@@ -245,13 +245,14 @@ def _estimate(connection: psycopg.Connection[Any], statement: str, options: Post
 
 
 def text_notes(made: Plan, policy: TypePolicy) -> list[str]:
-    """What a user of Parquet should know about columns that became text although they hold numbers or were asked to."""
-    unbounded = [c.name for c, rule in zip(made.columns, made.rules, strict=True) if c.declared in ("numeric", "numeric[]") and rule.casts]
-    as_text = [name for name in unbounded if pa.types.is_string(made.schema.field(name).type)] if len(set(unbounded)) == len(unbounded) else unbounded
-    notes = []
-    if as_text:
-        notes.append(f"numeric without precision, written as exact text: {', '.join(as_text)} (a decimal with --numeric COLUMN=P,S or --numeric-default P,S)")
+    """What a user of Parquet should know about columns that became text although they hold numbers, or because it was asked for."""
     asked = sorted(policy.as_text - {"*"})
+    texts = (pa.string(), pa.list_(pa.string()))
+    pairs = zip(made.columns, made.rules, strict=True)
+    numbers = [c.name for c, rule in pairs if c.declared in {"numeric", "numeric[]"} and rule.arrow in texts and c.name not in asked]
+    notes = []
+    if numbers:
+        notes.append(f"numeric without precision, written as exact text: {', '.join(numbers)} (a decimal with --numeric COLUMN=P,S or --numeric-default P,S)")
     if asked:
         notes.append(f"written as text as asked: {', '.join(asked)}")
     return notes

@@ -224,3 +224,23 @@ def _array_rule(element: PgType, typmod: int, asked: tuple[int, int] | None) -> 
         checks_shape=True,
         note="list of its element's type; more than one dimension, or a lower bound other than 1, is unrepresentable",
     )
+
+
+def type_table() -> list[tuple[str, str, str]]:
+    """The rules as rows for people: PostgreSQL type, CSV, Parquet. The README shows them, and a test compares."""
+
+    def row(name: str, rule: Rule) -> tuple[str, str, str]:
+        text = _PLAIN_TEXT.get(name) or (_MONEY_TEXT if name == "money" else AS_TEXT)
+        shown = "UUID" if rule.arrow == pa.uuid() else "JSON" if rule.arrow == pa.json_(pa.string()) else str(rule.arrow)
+        return name, text.note, f"{shown}: {rule.note}"
+
+    plain = [row(name, rule) for name, rule in _PLAIN_TYPED.items()]
+    bounded, unbounded = _numeric_rule((10 << 16 | 2) + 4, None), _numeric_rule(-1, None)
+    array = _array_rule(PgType("int4", builtin=True, kind="b"), -1, None)
+    return [
+        *plain,
+        ("numeric(p,s)", AS_TEXT.note, f"decimal128(p, s), decimal256 above 38 digits, string above 76: {bounded.note}"),
+        ("numeric", AS_TEXT.note, f"{unbounded.arrow}: {unbounded.note}"),
+        ("arrays", AS_TEXT.note, f"list: {array.note}"),
+        ("everything else", AS_TEXT.note, f"{AS_TEXT.arrow}: {AS_TEXT.note}"),
+    ]

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Self
 
 from engine import workers
+from engine.errors import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,11 +67,11 @@ class Delivery:
 def _uninterrupted(work: Callable[[], None]) -> None:
     """Run `work` to its end, then let an interrupt through: half a publication would be neither delivered nor discarded."""
     running = workers.start(work, name="ferry-publish")
-    interrupt: KeyboardInterrupt | None = None
+    interrupt: BaseException | None = None
     while not running.done():
         try:
             concurrent.futures.wait([running], timeout=workers.POLL_SECONDS)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, Interrupted) as error:
             interrupt = error
     running.result()
     if interrupt is not None:

@@ -35,7 +35,7 @@ _LONGEST_KEY = 1024
 
 
 def _environment(name: str) -> Any:
-    return Field(default_factory=lambda: os.environ.get(name) or None, validate_default=True)
+    return Field(default_factory=lambda: os.environ.get(name) or None)
 
 
 class S3Options(Options):
@@ -305,8 +305,8 @@ class S3Store:
             raise self.translated(error, "reach S3") from None
 
 
-def _plain(secret: Secret | str | None) -> str | None:
-    return secret if isinstance(secret, str | None) else secret.get_secret_value()
+def _plain(secret: Secret | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,0 +1,43 @@
+"""Peak memory of the client stays below its bound, and does not grow with the rows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BOUND_MB = 400
+FERRY = (sys.executable, "-c", "from engine.cli import main; main()")
+NARROW = "SELECT i, i::numeric(15,2) AS n, now() AS t, md5(i::text) AS a, repeat('x', 60) AS b FROM generate_series(1, {rows}) i"
+WIDE = "SELECT repeat(md5(i::text), 32768) AS megabyte FROM generate_series(1, {rows}) i"
+
+
+def peak_mb(arguments: list[str]) -> float:
+    """Largest resident set of one `ferry` process, in MB (10⁶ bytes)."""
+    process = subprocess.Popen([*FERRY, *arguments, "--quiet"], stderr=subprocess.PIPE)
+    error = process.stderr.read() if process.stderr else b""
+    _, status, usage = os.wait4(process.pid, 0)
+    if process.stderr:
+        process.stderr.close()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, error
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("place", ["folder", "s3"])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 150)], ids=["narrow", "wide"])
+def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, place: str, query: str, rows: int, request: pytest.FixtureRequest) -> None:
+    options: dict[str, Any] = dict(request.getfixturevalue("s3_options")) if place == "s3" else {}
+    bucket = options.pop("bucket", "")
+    target = f"s3://{bucket}/x{suffix}" if place == "s3" else str(tmp_path / f"x{suffix}")
+    given = [part for key, value in options.items() for part in ("--dest-option", f"{key}={value}")]
+    once, four_times = (peak_mb(["export", query.format(rows=n), target, "--database", database, *given]) for n in (rows, 4 * rows))
+    assert four_times < BOUND_MB
+    assert four_times < once * 1.25 + 20
