@@ -292,7 +292,7 @@ class _Body:
 
 
 def _plain(secret: Secret | None) -> str | None:
-    return secret and secret.get_secret_value()
+    return None if secret is None else secret.get_secret_value()
 
 
 def _is_loopback(host: str) -> bool:
