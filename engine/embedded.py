@@ -19,14 +19,17 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import ConfigurationError, ConnectionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 START_SECONDS = 60.0
+START_ATTEMPTS = 3
+Server = TypeVar("Server")
 _UNPRIVILEGED = "nobody"  # PostgreSQL refuses to run as root
 
 
@@ -92,8 +95,14 @@ def postgres(folder: Path, *, bin_dir: Path | None = None, settings: Mapping[str
     if user:
         shutil.chown(folder, user)
     password = _initialised(folder, binaries, user)
+    with _started(lambda: _postgres_once(folder, binaries, user, password, settings or {})) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _postgres_once(folder: Path, binaries: Path, user: str | None, password: str, settings: Mapping[str, str]) -> Iterator[Postgres]:
     port = free_ports(1)[0]
-    options = {"fsync": "off", "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(port), **(settings or {})}
+    options = {"fsync": "off", "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(port), **settings}
     command = [str(binaries / "postgres"), "-D", str(folder / "data"), *(f"-c{name}={value}" for name, value in options.items())]
     with _running(command, folder / "postgres.log", user=user) as process:
         server = Postgres(port, password)
@@ -112,6 +121,12 @@ def s3(folder: Path) -> Iterator[S3]:
     folder = folder.absolute()
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
+    with _started(lambda: _s3_once(folder, data)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _s3_once(folder: Path, data: Path) -> Iterator[S3]:
     names = ("s3", "master", "volume", "filer", "admin")
     ports = dict(zip([f"{n}.port{kind}" for n in names for kind in ("", ".grpc")] + ["metricsPort"], free_ports(11), strict=True))
     keys = {"AWS_ACCESS_KEY_ID": secrets.token_hex(10), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
@@ -130,6 +145,20 @@ def s3(folder: Path) -> Iterator[S3]:
         for port in ports.values():  # it leaves its sockets behind, in a place that it does not let us choose
             for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - the server's own path
                 leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _started(start: Callable[[], AbstractContextManager[Server]]) -> Iterator[Server]:
+    """Start a server, again if need be: somebody else may have taken a port between the look and the start."""
+    with contextlib.ExitStack() as stack:
+        for attempt in range(START_ATTEMPTS):
+            try:
+                server = stack.enter_context(start())
+                break
+            except ConnectionFailed:
+                if attempt == START_ATTEMPTS - 1:
+                    raise
+        yield server
 
 
 def free_ports(count: int) -> list[int]:

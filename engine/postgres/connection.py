@@ -44,7 +44,7 @@ class PostgresOptions(Options):
     connection_string: Secret | None = None
     sslmode: SslMode = "prefer"
     connect_timeout: Annotated[int, Field(ge=1)] = 10
-    statement_timeout: Annotated[float | None, Field(ge=0)] = None
+    statement_timeout: Annotated[float, Field(ge=0)] | None = None
     require_tls: bool = Field(default_factory=lambda: os.environ.get("FERRY_REQUIRE_TLS") == "1")
     parameters: dict[str, str] = Field(default_factory=dict, repr=False)
 

@@ -97,11 +97,11 @@ class PostgresSourceOptions(PostgresOptions):
     delimiter: str = ","
     header: bool = True
     null: str = ""
-    batch_size: Annotated[int | None, Field(ge=1)] = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
     use_server_side_cursor: bool = True
-    chunk_size_mb: Annotated[int | None, Field(ge=5, le=5120)] = None
-    max_file_rows: Annotated[int | None, Field(ge=1)] = None
-    max_file_mb: Annotated[float | None, Field(gt=0)] = None
+    chunk_size_mb: Annotated[int, Field(ge=5, le=5120)] | None = None
+    max_file_rows: Annotated[int, Field(ge=1)] | None = None
+    max_file_mb: Annotated[float, Field(gt=0)] | None = None
     timezone: str | None = None
     numeric: Numeric = Field(default_factory=dict)
     unrepresentable: Unrepresentable = frozenset()

@@ -67,7 +67,7 @@ class FolderOptions(Options):
     path: Annotated[str, Field(min_length=1), AfterValidator(_place)]
     file_pattern: str = "*"
     require_mount: bool = False
-    file_mode: Annotated[int | None, BeforeValidator(_mode), Field(ge=0, le=0o777)] = None
+    file_mode: Annotated[int, BeforeValidator(_mode), Field(ge=0, le=0o777)] | None = None
 
 
 class LocalStore:
