@@ -133,7 +133,15 @@ def _s3_once(folder: Path, data: Path) -> Iterator[S3]:
     command = [
         *(_weed(), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-{name}={port}" for name, port in ports.items()),
-        *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false", "-master.telemetry=false"),
+        *(
+            "-admin.ui=false",
+            "-webdav=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.autoCreateBucket=false",
+            "-master.telemetry=false",
+            "-volume.max=2000",
+        ),  # each bucket takes volumes of its own
     ]
     environment = {**os.environ, **keys, "HOME": str(folder), "TMPDIR": str(data)}
     try:
