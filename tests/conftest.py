@@ -78,11 +78,18 @@ def s3_client(s3_server: embedded.S3) -> Iterator[Any]:
 
 
 @pytest.fixture
-def bucket(s3_client: Any) -> str:
-    """An empty bucket for one test."""
+def bucket(s3_client: Any) -> Iterator[str]:
+    """An empty bucket for one test; removed afterwards, because SeaweedFS keeps volumes for each and has some sixty of them."""
     name = f"test-{next(_numbers)}"
     s3_client.create_bucket(Bucket=name)
-    return name
+    yield name
+    for upload in s3_client.list_multipart_uploads(Bucket=name).get("Uploads", []):
+        s3_client.abort_multipart_upload(Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"])
+    for page in s3_client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        keys = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
+        if keys:
+            s3_client.delete_objects(Bucket=name, Delete={"Objects": keys, "Quiet": True})
+    s3_client.delete_bucket(Bucket=name)
 
 
 @pytest.fixture
