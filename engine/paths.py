@@ -58,25 +58,45 @@ def join(root: str, relative: str) -> str:
 def matcher(pattern: str) -> re.Pattern[str]:
     """A shell pattern over relative paths: `*`, `?`, `[…]` never cross `/`; `**/` does.
 
+    Raises:
+        ConfigurationError: The pattern leaves the root, or a range in brackets runs backwards.
+
     Example:
         >>> bool(matcher("**/*.csv").fullmatch("a/b/c.csv")), bool(matcher("*.csv").fullmatch("a/c.csv"))
         (True, False)
     """
+    checked(pattern)
     out, at = "", 0
     while at < len(pattern):
-        if pattern.startswith("**/", at):
-            out, at = out + "(?:[^/]+/)*", at + 3
-            continue
-        close = pattern.find("]", at + 2) if pattern[at] == "[" else -1
-        if close > 0:
-            inside = pattern[at + 1 : close]
-            negated = inside[0] in "!^"
-            body = re.escape(inside[1:] if negated else inside).replace(r"\-", "-")
-            out, at = out + f"(?!/)[{'^' if negated else ''}{body}]", close + 1
-            continue
-        out += {"*": "[^/]*", "?": "[^/]"}.get(pattern[at], re.escape(pattern[at]))
-        at += 1
+        piece, at = _piece(pattern, at)
+        out += piece
     return re.compile(out, re.DOTALL)
+
+
+def _piece(pattern: str, at: int) -> tuple[str, int]:
+    """The regular expression of what begins at `at`, and where the next piece begins."""
+    if pattern.startswith("**/", at) and (at == 0 or pattern[at - 1] == "/"):
+        return "(?:[^/]+/)*", at + 3
+    if pattern[at] == "[":
+        negated = pattern.startswith(("[!", "[^"), at)
+        first = at + 2 if negated else at + 1
+        close = pattern.find("]", first + 1)  # a bracket that comes first is one of the characters
+        if close > 0:
+            return f"(?!/)[{'^' if negated else ''}{_characters(pattern[first:close])}]", close + 1
+    return {"*": "[^/]*", "?": "[^/]"}.get(pattern[at], re.escape(pattern[at])), at + 1
+
+
+def _characters(inside: str) -> str:
+    out, at = "", 0
+    while at < len(inside):
+        low, high = inside[at], inside[at + 2 : at + 3]
+        if inside[at + 1 : at + 2] != "-" or not high:
+            out, at = out + re.escape(low), at + 1
+            continue
+        if low > high:
+            raise ConfigurationError(f"the range {low}-{high} in a file pattern runs backwards")
+        out, at = f"{out}{re.escape(low)}-{re.escape(high)}", at + 3
+    return out
 
 
 def fixed_folder(pattern: str) -> str:

@@ -10,19 +10,21 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Self, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from engine import paths
 from engine.errors import ConfigurationError, FerryError, IntegrityError, ResourceError, TransferFailed
 from engine.options import Options
 from engine.paths import File
 from engine.results import Receipt
+from engine.stores.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -31,11 +33,23 @@ if TYPE_CHECKING:
     from engine.protocols import Exists, FileInfo
 
 _LONGEST_NAME = 255  # bytes, on every common file system
+_TOKEN_BYTES = 6
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.part", re.DOTALL)
 
 
 def _mode(value: Any) -> Any:
     """`"0640"` or `"640"`, as chmod takes it."""
-    return int(value, 8) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch("[0-7]{3,4}", value):
+        raise ValueError('should be octal text such as "0640"')
+    return int(value, 8)
+
+
+def _place(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("holds a NUL character")
+    return value
 
 
 class FolderOptions(Options):
@@ -50,7 +64,7 @@ class FolderOptions(Options):
 
     other_routes: ClassVar[frozenset[str]] = frozenset({"require_tls"})
 
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[str, Field(min_length=1), AfterValidator(_place)]
     file_pattern: str = "*"
     require_mount: bool = False
     file_mode: Annotated[int, BeforeValidator(_mode), Field(ge=0, le=0o777)] | None = None
@@ -62,7 +76,10 @@ class LocalStore:
     def __init__(self, options: FolderOptions) -> None:
         self.notes: list[str] = []
         self._options = options
-        self._root = Path(options.path).expanduser()
+        try:
+            self._root = Path(options.path).expanduser().absolute()
+        except RuntimeError:
+            raise ConfigurationError(f"'path' {options.path}: there is no such user's home folder") from None
 
     def url(self, path: str) -> str:
         """The absolute path."""
@@ -91,14 +108,18 @@ class LocalStore:
     def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
         """Read the version that was listed; another version is an error before and after."""
         place = self._place(file.path)
-        try:
-            with place.open("rb") as handle:
+        with contextlib.ExitStack() as stack:
+            with _translating(place, "read"):
+                handle = stack.enter_context(place.open("rb"))
                 self._check_version(file, os.fstat(handle.fileno()))
                 handle.seek(start)
-                yield cast("BinaryIO", _Limited(handle, file.size - start if length is None else length, str(place)))
-                self._check_version(file, os.fstat(handle.fileno()))
-        except OSError as error:
-            raise _translated(error, str(place), "read") from None
+
+            def read(size: int) -> bytes:
+                with _translating(place, "read"):
+                    return handle.read(size)
+
+            yield cast("BinaryIO", Window(read, file.size - start if length is None else length, str(place)))
+            self._check_version(file, os.fstat(handle.fileno()))
 
     def delete(self, file: FileInfo) -> None:
         """Delete that version."""
@@ -114,7 +135,9 @@ class LocalStore:
         """See `FileDestination.open_write`."""
         self._check_mount()
         place = self._place(path)
-        if place.exists() and not place.is_file():
+        with _translating(place, "write"):
+            blocked = place.exists() and not place.is_file()
+        if blocked:
             raise ConfigurationError(f"{place} is a folder or a device, not a file; choose another name")
         with LocalWriter(place, self._options.file_mode, size, exists) as writer:
             yield writer
@@ -124,9 +147,11 @@ class LocalStore:
         count = 0
         for path in swept:
             place = self._place(path)
-            prefix = _temporary_name(place.name, "")
-            for leftover in place.parent.glob("*") if place.parent.is_dir() else ():
-                if leftover.name.startswith(prefix.removesuffix(".part")) and leftover.name.endswith(".part"):
+            token = "0" * 2 * _TOKEN_BYTES
+            start = _temporary_name(place.name, token).removesuffix(f"{token}.part")
+            ours = re.compile(rf"{re.escape(start)}[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.part")
+            with _translating(place, "sweep"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                for leftover in [entry for entry in place.parent.iterdir() if ours.fullmatch(entry.name)]:
                     leftover.unlink(missing_ok=True)
                     count += 1
         return count
@@ -162,7 +187,7 @@ class LocalStore:
             if entry.is_dir(follow_symlinks=False):
                 if deep:
                     yield from self._walk(folder / entry.name, f"{prefix}{entry.name}/", deep=deep)
-            elif not entry.name.endswith(".part"):
+            elif not _TEMPORARY.fullmatch(entry.name):
                 yield prefix + entry.name
 
 
@@ -176,9 +201,10 @@ class LocalWriter:
         self._declared = declared
         self._exists = exists
         self._digest = hashlib.sha256()
-        self._temporary = place.with_name(_temporary_name(place.name, secrets.token_hex(6)))
+        self._temporary = place.with_name(_temporary_name(place.name, secrets.token_hex(_TOKEN_BYTES)))
         self._made: list[Path] = []
         self._handle: BinaryIO | None = None
+        self._finished = False
         self._receipt: Receipt | None = None
 
     @property
@@ -218,8 +244,10 @@ class LocalWriter:
 
     def finish(self) -> None:
         """Sync, close, and compare sizes; the file still has its temporary name."""
-        if self._handle is None:
+        if self._finished:
             return
+        if self._handle is None:
+            raise TransferFailed(f"{self._place}: an earlier failure to finish it was ignored; not published")
         handle, self._handle = self._handle, None
         try:
             with handle:
@@ -228,7 +256,9 @@ class LocalWriter:
         except OSError as error:
             raise _translated(error, str(self._place), "write") from None
         if found != self.size or (self._declared is not None and self._declared != self.size):
-            raise IntegrityError(f"{self._place}: {self.size:,} bytes written, {found:,} on disk, {self._declared or self.size:,} announced; not published")
+            announced = self.size if self._declared is None else self._declared
+            raise IntegrityError(f"{self._place}: {self.size:,} bytes written, {found:,} on disk, {announced:,} announced; not published")
+        self._finished = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
@@ -247,16 +277,25 @@ class LocalWriter:
         try:
             replaced = self._place.exists()
             if self._exists == "fail":
-                os.link(self._temporary, self._place)
-                self._temporary.unlink()
+                self._link()
             else:
                 self._temporary.replace(self._place)
-            _sync_folder(self._place.parent)
+            for folder in {self._place.parent, *(made.parent for made in self._made)}:
+                _sync_folder(folder)
         except FileExistsError:
             raise ConfigurationError(f"{self._place} exists already (if_exists: fail); nothing was replaced") from None
         except OSError as error:
             raise _translated(error, str(self._place), "publish") from None
         return replaced
+
+    def _link(self) -> None:
+        try:
+            os.link(self._temporary, self._place)
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
+                raise
+            raise ConfigurationError(f"{self._place.parent} is on a file system without hard links, which if_exists: fail needs here") from None
+        self._temporary.unlink()
 
     def _make_folders(self) -> None:
         missing = [folder for folder in (self._place.parent, *self._place.parent.parents) if not folder.exists()]
@@ -276,24 +315,6 @@ class LocalWriter:
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-class _Limited:
-    """A window of a file that is as long as announced, or an error."""
-
-    def __init__(self, handle: BinaryIO, length: int, name: str) -> None:
-        self._handle = handle
-        self._left = length
-        self._name = name
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; an end before the announced length is an error."""
-        wanted = self._left if size < 0 else min(size, self._left)
-        data = self._handle.read(wanted)
-        if len(data) < wanted:
-            raise IntegrityError(f"{self._name} ended {self._left - len(data):,} bytes early")
-        self._left -= len(data)
-        return data
 
 
 def _temporary_name(name: str, token: str) -> str:
@@ -331,11 +352,22 @@ _REASONS: Mapping[int, str] = {
     errno.ESTALE: "the network share lost track of the file",
     errno.EIO: "the device reports an error",
 }
+_NAMES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 _RESOURCE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def _translating(place: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _translated(error, str(place), verb) from None
 
 
 def _translated(error: OSError, place: str, verb: str) -> FerryError:
     reason = _REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else "the system refused")
     message = f"cannot {verb} {place}: {reason}"
+    if error.errno in _NAMES:
+        return ConfigurationError(f"{message}; choose another name")
     kind = ResourceError if error.errno in _RESOURCE else TransferFailed
     return kind(message, transient=error.errno in {errno.ESTALE, errno.EIO, errno.ENOSPC, errno.EDQUOT})

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import itertools
+import threading
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine import paths
@@ -26,6 +27,7 @@ class MemoryStore:
         self.notes: list[str] = []
         self._files: dict[str, tuple[File, bytes]] = {}
         self._versions = itertools.count(1)
+        self._publishing = threading.Lock()
 
     def url(self, path: str) -> str:
         """`memory://path`."""
@@ -40,13 +42,15 @@ class MemoryStore:
         """Matching files in the order of their paths."""
         wanted = paths.matcher(pattern)
         for path in sorted(self._files, key=paths.in_order):
-            if wanted.fullmatch(path):
-                yield self._files[path][0]
+            if wanted.fullmatch(path) and (found := self._files.get(path)) is not None:
+                yield found[0]
 
     @contextlib.contextmanager
     def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
         """Read the version that was listed."""
         data = self._same(file)
+        if start + (length or 0) > len(data):
+            raise IntegrityError(f"{self.url(file.path)} ended {start + (length or 0) - len(data):,} bytes early")
         yield io.BytesIO(data[start : len(data) if length is None else start + length])
 
     def delete(self, file: FileInfo) -> None:
@@ -60,11 +64,12 @@ class MemoryStore:
         writer = MemoryWriter(paths.checked(path), size)
         yield writer
         writer.finish()
-        replaced = path in self._files
-        if replaced and exists == "fail":
-            raise ConfigurationError(f"{self.url(path)} exists already (if_exists: fail); nothing was replaced")
         data = writer.data.getvalue()
-        self._files[path] = (File(path, len(data), None, str(next(self._versions))), data)
+        with self._publishing:
+            replaced = path in self._files
+            if replaced and exists == "fail":
+                raise ConfigurationError(f"{self.url(path)} exists already (if_exists: fail); nothing was replaced")
+            self._files[path] = (File(path, len(data), None, str(next(self._versions))), data)
         writer.published = Receipt(len(data), hashlib.sha256(data).hexdigest(), "checksum", replaced)
 
     def sweep(self, swept: Iterable[str]) -> int:
@@ -88,14 +93,18 @@ class MemoryWriter:
         self.published: Receipt | None = None
         self._path = path
         self._declared = declared
+        self._finished = False
 
     def write(self, data: Any) -> int:
         """Append."""
+        if self._finished:
+            raise RuntimeError("the file is finished")
         self.size += self.data.write(data)
         return memoryview(data).nbytes
 
     def finish(self) -> None:
         """Compare sizes."""
+        self._finished = True
         if self._declared is not None and self._declared != self.size:
             raise IntegrityError(f"memory://{self._path}: {self.size:,} bytes written, {self._declared:,} announced; not published")
 

@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import ipaddress
 import os
 import threading
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError, PartialCredentialsError
 from pydantic import Field, field_validator
 
 from engine import paths
-from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, TransferFailed
+from engine.errors import ConfigurationError, ConnectionFailed, TransferFailed
 from engine.options import Options, Secret
 from engine.paths import File
-from engine.stores.s3_upload import PARTS_AT_ONCE, S3Writer
+from engine.stores.s3_errors import FAILURES, code, status, translated
+from engine.stores.s3_upload import PARTS_AT_ONCE, SINGLE_REQUEST_BYTES, S3Writer
+from engine.stores.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from types_boto3_s3 import S3Client
 
+    from engine.errors import FerryError
     from engine.protocols import Exists, FileInfo
+    from engine.stores.s3_errors import Failure
 
-_OPTIONS_ERRORS = (NoCredentialsError, PartialCredentialsError, ParamValidationError)
-Failure = BotoCoreError | ClientError
-FAILURES = (BotoCoreError, ClientError)
+_LONGEST_KEY = 1024
 
 
 def _environment(name: str) -> Any:
-    return Field(default_factory=lambda: os.environ.get(name))
+    return Field(default_factory=lambda: os.environ.get(name) or None)
 
 
 class S3Options(Options):
@@ -60,12 +62,29 @@ class S3Options(Options):
     chunk_size_mb: Annotated[int, Field(ge=5, le=5120)] = 8
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     request_checksums: bool = True
-    require_tls: bool = Field(default_factory=lambda: os.environ.get("FERRY_REQUIRE_TLS") == "1")
+    require_tls: bool = False
 
     @field_validator("path")
     @classmethod
     def _folder(cls, value: str) -> str:
-        return value.strip("/")
+        folder = value.strip("/")
+        return paths.checked(folder) if folder else folder
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _server(cls, value: str | None) -> str | None:
+        if not value:
+            return value
+        try:
+            url = urlsplit(value)
+            sound = url.scheme in {"http", "https"} and bool(url.hostname) and (url.port or 1) > 0
+        except ValueError:
+            sound = False
+        if not sound:
+            raise ValueError("should be a URL such as https://host:9000")
+        if url.username is not None or url.password is not None:
+            raise ValueError("holds a user name; keys belong into aws_access_key_id and aws_secret_access_key")
+        return value
 
 
 class S3Store:
@@ -74,7 +93,7 @@ class S3Store:
     def __init__(self, options: S3Options) -> None:
         self.options = options
         self.notes: list[str] = []
-        self.held_bytes = 0  # of small objects that are finished but not sent; see S3Writer
+        self._held = 0  # bytes of small objects that are finished but not sent; see `hold`
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._check_encryption()
@@ -96,15 +115,40 @@ class S3Store:
         return f"s3://{self.options.bucket}/{self.key(path)}"
 
     def key(self, path: str) -> str:
-        """The object's key."""
-        return paths.join(self.options.path, path)
+        """The object's key.
+
+        Raises:
+            ConfigurationError: The path is no relative path, or no key of S3 (UTF-8, at most 1,024 bytes:
+                https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html).
+        """
+        key = paths.join(self.options.path, path)
+        try:
+            size = len(key.encode())
+        except UnicodeEncodeError:
+            raise ConfigurationError(f"{path!r} is not UTF-8, and cannot be an object's key") from None
+        if size > _LONGEST_KEY:
+            raise ConfigurationError(f"{path!r} makes a key of {size:,} bytes; S3 takes {_LONGEST_KEY:,}")
+        return key
+
+    def hold(self, size: int) -> bool:
+        """Whether a finished small object may wait in memory for its publication: few such may, all together."""
+        with self._lock:
+            if self._held + size > SINGLE_REQUEST_BYTES:
+                return False
+            self._held += size
+            return True
+
+    def release(self, size: int) -> None:
+        """A held object was sent or dropped."""
+        with self._lock:
+            self._held -= size
 
     def stat(self, path: str) -> File | None:
         """The object at `path`, or None."""
         try:
             head = self.client.head_object(Bucket=self.options.bucket, Key=self.key(path))
         except FAILURES as error:
-            if _status(error) == 404:  # noqa: PLR2004 - HTTP
+            if status(error) == 404:  # noqa: PLR2004 - HTTP
                 self._check_bucket()
                 return None
             raise self.translated(error, f"look at {self.url(path)}") from None
@@ -121,39 +165,59 @@ class S3Store:
     def _list_below(self, start: str, *, deep: bool) -> Iterator[File]:
         base = f"{self.options.path}/" if self.options.path else ""
         asked: dict[str, Any] = {"Bucket": self.options.bucket, "Prefix": base + start, **({} if deep else {"Delimiter": "/"})}
+        seen = False
         try:
             for page in self.client.get_paginator("list_objects_v2").paginate(**asked):
+                seen = seen or bool(page.get("Contents") or page.get("CommonPrefixes"))
                 for entry in page.get("Contents", ()):
                     path = entry["Key"][len(base) :]
-                    if not path.endswith("/"):
+                    if path and not path.endswith("/"):
                         yield File(path, entry["Size"], entry["LastModified"], entry["ETag"].strip('"'))
         except FAILURES as error:
             raise self.translated(error, f"list s3://{self.options.bucket}/{base}") from None
+        if not seen:
+            self._check_bucket()  # SeaweedFS lists a missing bucket as an empty one
 
     @contextlib.contextmanager
     def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
         """Read the version that was listed (`If-Match`); a body that ends early is an error."""
         left = file.size - start if length is None else length
         if left <= 0:
-            yield cast("BinaryIO", _Body(None, 0, self.url(file.path)))
+            yield cast("BinaryIO", io.BytesIO())
             return
         try:
             asked = {"Bucket": self.options.bucket, "Key": self.key(file.path), "IfMatch": f'"{file.version}"', "Range": f"bytes={start}-{start + left - 1}"}
             body = self.client.get_object(**asked)["Body"]  # type: ignore[arg-type]  # all strings
         except FAILURES as error:
             raise self.translated(error, f"read {self.url(file.path)}") from None
+
+        def read(size: int) -> bytes:
+            try:
+                return body.read(size)
+            except FAILURES:
+                raise TransferFailed(f"{self.url(file.path)} broke off", transient=True) from None
+
         with contextlib.closing(body):
-            yield cast("BinaryIO", _Body(body, left, self.url(file.path)))
+            yield cast("BinaryIO", Window(read, left, self.url(file.path)))
 
     def delete(self, file: FileInfo) -> None:
         """Delete the object if it is still that version."""
         now = self.stat(file.path)
         if now is None or now.version != file.version:
             raise TransferFailed(f"{self.url(file.path)} has changed since it was listed, and stays", transient=True)
+        place: dict[str, Any] = {"Bucket": self.options.bucket, "Key": self.key(file.path)}
         try:
-            self.client.delete_object(Bucket=self.options.bucket, Key=self.key(file.path))
+            self.client.delete_object(**place, IfMatch=f'"{file.version}"')
         except FAILURES as error:
-            raise self.translated(error, f"delete {self.url(file.path)}") from None
+            if status(error) != 501:  # noqa: PLR2004 - HTTP: a server without conditional deletes
+                raise self.translated(error, f"delete {self.url(file.path)}") from None
+            self._delete_unconditionally(place)
+
+    def _delete_unconditionally(self, place: dict[str, Any]) -> None:
+        try:
+            self.client.delete_object(**place)
+        except FAILURES as error:
+            raise self.translated(error, f"delete s3://{place['Bucket']}/{place['Key']}") from None
 
     @contextlib.contextmanager
     def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> Iterator[S3Writer]:
@@ -169,38 +233,17 @@ class S3Store:
         count = 0
         try:
             for key in (self.key(path) for path in swept):
-                found = self.client.list_multipart_uploads(Bucket=self.options.bucket, Prefix=key).get("Uploads", [])
-                for upload in (u for u in found if u["Key"] == key):
+                pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.options.bucket, Prefix=key)
+                for upload in [u for page in pages for u in page.get("Uploads", ()) if u["Key"] == key]:
                     self.client.abort_multipart_upload(Bucket=self.options.bucket, Key=key, UploadId=upload["UploadId"])
                     count += 1
         except FAILURES as error:
             raise self.translated(error, f"abort uploads in s3://{self.options.bucket}") from None
         return count
 
-    def translated(self, error: Failure, verb: str) -> FerryError:  # noqa: PLR0911 - one answer for each kind of failure
-        """Boto's error in our words; its own text can hold keys and host names."""
-        where = self.options.endpoint_url or "AWS"
-        if isinstance(error, _OPTIONS_ERRORS):
-            reason = (
-                "a name or a key is malformed"
-                if isinstance(error, ParamValidationError)
-                else "no access key; set aws_access_key_id and aws_secret_access_key, or MINIO_ACCESS_KEY and MINIO_SECRET_KEY"
-            )
-            return ConfigurationError(f"cannot {verb}: {reason}")
-        if not isinstance(error, ClientError):
-            return ConnectionFailed(f"cannot {verb}: no answer from the S3 server {where} ({type(error).__name__})", transient=True)
-        code, status = _code(error), _status(error)
-        if code == "NoSuchBucket":
-            return ConnectionFailed(f"cannot {verb}: there is no bucket {self.options.bucket!r} at {where}")
-        if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}:
-            return ConnectionFailed(f"cannot {verb}: the S3 server {where} does not accept the access key ({code})")
-        if status == 403:  # noqa: PLR2004 - HTTP
-            return ConnectionFailed(f"cannot {verb}: access denied by the S3 server {where}")
-        if status == 412:  # noqa: PLR2004 - HTTP
-            return TransferFailed(f"cannot {verb}: the object has changed meanwhile", transient=True)
-        if code == "BadDigest":
-            return IntegrityError(f"cannot {verb}: the S3 server received other bytes than were sent (checksum)", transient=True)
-        return TransferFailed(f"cannot {verb}: the S3 server {where} answered {status} {code}", transient=status >= 500 or code == "SlowDown")  # noqa: PLR2004 - HTTP
+    def translated(self, error: Failure, verb: str) -> FerryError:
+        """Boto's error in our words."""
+        return translated(error, verb, bucket=self.options.bucket, where=self.options.endpoint_url or "AWS")
 
     def _standing(self, path: str) -> File | None:
         """What stands at the path, where the key may look; a key that may only write goes on without knowing."""
@@ -212,7 +255,7 @@ class S3Store:
         try:  # a HEAD has no body to say why; a listing has
             self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=self.key(path), MaxKeys=1)
         except FAILURES as error:
-            if _code(error) != "AccessDenied":
+            if code(error) != "AccessDenied":
                 raise self.translated(error, f"write {self.url(path)}") from None
         return None
 
@@ -221,7 +264,7 @@ class S3Store:
         try:
             self.client.head_bucket(Bucket=self.options.bucket)
         except FAILURES as error:
-            if _status(error) == 404:  # noqa: PLR2004 - HTTP
+            if status(error) == 404:  # noqa: PLR2004 - HTTP
                 where = self.options.endpoint_url or "AWS"
                 raise ConnectionFailed(f"there is no bucket {self.options.bucket!r} at {where}; make it first, or check endpoint_url") from None
 
@@ -229,7 +272,7 @@ class S3Store:
         url = urlsplit(self.options.endpoint_url or "https://")
         if url.scheme != "http" or _is_loopback(url.hostname or ""):
             return
-        if self.options.require_tls:
+        if self.options.require_tls or os.environ.get("FERRY_REQUIRE_TLS") == "1":
             raise ConfigurationError("'endpoint_url' is http, and require_tls asks for an encrypted connection; use https")
         self.notes.append(f"the connection to {url.scheme}://{url.netloc.rpartition('@')[2]} is not encrypted")
 
@@ -262,35 +305,6 @@ class S3Store:
             raise self.translated(error, "reach S3") from None
 
 
-class _Body:
-    """An object's bytes, as many as announced, or an error."""
-
-    def __init__(self, body: Any, length: int, name: str) -> None:
-        self._body = body
-        self._left = length
-        self._name = name
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes."""
-        wanted = self._left if size < 0 else min(size, self._left)
-        if not wanted:
-            return b""
-        try:
-            data: bytes = self._body.read(wanted)
-        except FAILURES:
-            raise TransferFailed(f"{self._name} broke off", transient=True) from None
-        self._left -= len(data)
-        if not data:
-            raise IntegrityError(f"{self._name} ended {self._left:,} bytes early", transient=True)
-        return data
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closed by `open_read`."""
-
-
 def _plain(secret: Secret | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
 
@@ -300,11 +314,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _code(error: Failure) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
-
-
-def _status(error: Failure) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(error, ClientError) else 0

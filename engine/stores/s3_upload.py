@@ -12,18 +12,22 @@ import hashlib
 import secrets
 import zlib
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
 from engine.options import MIB
+from engine.paths import File
 from engine.results import Receipt
+from engine.stores.s3_errors import FAILURES, code, status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from engine.protocols import Exists
+    from engine.results import Verification
     from engine.stores.s3 import S3Store
 
 SINGLE_REQUEST_BYTES = 25 * MIB
@@ -31,7 +35,8 @@ BUDGET_BYTES = 32 * MIB
 PARTS_AT_ONCE = 4
 MOST_PARTS = 10_000
 _LARGEST_PART_IN_BUDGET = 64 * MIB
-_MARK = "ferry-delivery"
+_MARK = "ferry-delivery"  # metadata that tells our object from another at the same key
+_ABORT_ATTEMPTS = 3
 
 
 def part_size(number: int, chunk: int) -> int:
@@ -60,6 +65,7 @@ class S3Writer:
     def __init__(self, store: S3Store, path: str, *, declared: int | None, exists: Exists, replaces: bool) -> None:
         self.size = 0
         self._store = store
+        self._path = path
         self._url = store.url(path)
         self._object: dict[str, Any] = {"Bucket": store.options.bucket, "Key": store.key(path)}
         self._declared = declared
@@ -73,8 +79,11 @@ class S3Writer:
         self._upload_id: str | None = None
         self._uploaders: ThreadPoolExecutor | None = None
         self._parts: list[Future[dict[str, Any]]] = []
+        self._in_flight: dict[Future[dict[str, Any]], int] = {}  # bytes of each
+        self._checksum_sent: str | None = None  # of the whole object, as the server should report it
         self._confirmed = True  # the server has echoed each checksum so far
         self._finished = False
+        self._broken = False
         self._held = 0
         self._receipt: Receipt | None = None
 
@@ -90,144 +99,221 @@ class S3Writer:
 
     def write(self, data: Any) -> int:
         """Append; blocks while too many parts are in flight."""
+        if self._finished:
+            raise RuntimeError("the object is finished")
         view = memoryview(data).cast("B")
         self._digest.update(view)
         self.size += len(view)
         at = 0
-        while at < len(view):
-            room = part_size(len(self._parts) + len(self._waiting) + 1, self._chunk) - len(self._filling)
-            taken = min(room, len(view) - at)
-            self._filling += view[at : at + taken]
-            at += taken
-            if taken == room:
-                self._waiting.append(self._filling)
-                self._filling = bytearray()
-                self._send_waiting()
+        with self._breaking():
+            while at < len(view):
+                room = part_size(len(self._parts) + len(self._waiting) + 1, self._chunk) - len(self._filling)
+                taken = min(room, len(view) - at)
+                self._filling += view[at : at + taken]
+                at += taken
+                if taken == room:
+                    self._waiting.append(self._filling)
+                    self._filling = bytearray()
+                    self._send_waiting()
         return len(view)
 
     def finish(self) -> None:
         """Send the tail and wait for all parts. A small object waits for publication, as long as few such wait in this store."""
         if self._finished:
             return
-        self._finished = True
-        if self._declared is not None and self._declared != self.size:
-            raise IntegrityError(f"{self._url}: {self.size:,} bytes written, {self._declared:,} announced; not published")
-        if self._upload_id is None and self._store.held_bytes + self.size <= SINGLE_REQUEST_BYTES:
-            self._held = self.size
-            self._store.held_bytes += self._held
-            return
-        self._waiting.append(self._filling)
-        self._filling = bytearray()
-        self._send_waiting(last=True)
-        for part in self._parts:
-            part.result()
-        self._stop_uploaders()
+        with self._breaking():
+            self._finished = True
+            if self._declared is not None and self._declared != self.size:
+                raise IntegrityError(f"{self._url}: {self.size:,} bytes written, {self._declared:,} announced; not published")
+            if self._upload_id is None and self._store.hold(self.size):
+                self._held = self.size
+                return
+            if self._filling:
+                self._waiting.append(self._filling)
+                self._filling = bytearray()
+            self._send_waiting(last=True)
+            while self._in_flight:
+                wait(self._in_flight, return_when=FIRST_COMPLETED)
+                self._collect()
+            self._stop_uploaders()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None:
-            self._abort()
-            return
         try:
-            self.finish()
-            reported = self._publish()
-        except BaseException:
-            self._abort()
-            raise
+            if error is None:
+                self._deliver()
         finally:
-            self._store.held_bytes -= self._held
+            self._store.release(self._held)
             self._held = 0
             self._filling, self._waiting = bytearray(), []
-        self._receipt = self._verified(reported)
+            self._abort()
+
+    def _deliver(self) -> None:
+        if self._broken:
+            raise TransferFailed(f"{self._url}: an earlier failure to write it was ignored; not published")
+        self.finish()
+        answer = self._publish()
+        self._upload_id = None
+        self._receipt = self._verified(answer)
+
+    @contextlib.contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Whoever swallows an error from here must not publish what is left."""
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            raise
 
     def _send_waiting(self, *, last: bool = False) -> None:
         if self._upload_id is None and self.size < SINGLE_REQUEST_BYTES and not last:
             return
         if self._upload_id is None:
-            self._upload_id = self._request("begin", "create_multipart_upload", Metadata={_MARK: self._mark})["UploadId"]
+            # AWS refuses parts with a checksum that was not announced here.
+            algorithm = {"ChecksumAlgorithm": "CRC32"} if self._store.options.request_checksums else {}
+            self._upload_id = self._request("begin", "create_multipart_upload", Metadata={_MARK: self._mark}, **algorithm)["UploadId"]
             self._uploaders = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="ferry-upload")
-        for body in self._waiting:
-            self._send(body)
-        self._waiting = []
+        while self._waiting:
+            self._send(self._waiting.pop(0))
 
     def _send(self, body: bytearray) -> None:
         if len(self._parts) == MOST_PARTS:
-            raise TransferFailed(f"{self._url} would need more than {MOST_PARTS:,} parts; cut the export with --max-file-mb, or raise --chunk-size-mb")
-        at_once = max(1, min(PARTS_AT_ONCE, BUDGET_BYTES // max(len(body), 1)))
-        running = [part for part in self._parts[-PARTS_AT_ONCE:] if not part.done()]
-        while len(running) >= at_once:
-            running = list(wait(running, return_when=FIRST_COMPLETED).not_done)
-        for part in self._parts[-PARTS_AT_ONCE:]:
-            if part.done():
-                part.result()
+            raise TransferFailed(
+                f"{self._url} would need more than {MOST_PARTS:,} parts; cut the export with --max-file-mb (max_file_mb), or raise --chunk-size-mb"
+            )
+        self._collect()
+        while self._in_flight and (len(self._in_flight) >= PARTS_AT_ONCE or sum(self._in_flight.values()) + len(body) > BUDGET_BYTES):
+            wait(self._in_flight, return_when=FIRST_COMPLETED)
+            self._collect()
         assert self._uploaders is not None  # noqa: S101 - made with the upload id
-        self._parts.append(self._uploaders.submit(self._upload, len(self._parts) + 1, body))
+        part = self._uploaders.submit(self._upload, len(self._parts) + 1, body)
+        self._parts.append(part)
+        self._in_flight[part] = len(body)
+
+    def _collect(self) -> None:
+        """Forget parts that have arrived; one that failed ends the upload at once."""
+        for part in [part for part in self._in_flight if part.done()]:
+            del self._in_flight[part]
+            part.result()
 
     def _upload(self, number: int, body: bytearray) -> dict[str, Any]:
         """One part; its checksum goes along, so that the server refuses what was damaged on the way."""
         checksum = self._checksum(body)
         answer = self._request("upload a part of", "upload_part", UploadId=self._upload_id, PartNumber=number, Body=body, **checksum)
-        self._confirm(checksum, answer)
+        self._confirm(checksum.get("ChecksumCRC32"), answer.get("ChecksumCRC32"))
         body.clear()  # the future of a sent part stays in the list, its bytes need not
-        return {"PartNumber": number, "ETag": answer["ETag"], **({k: v for k, v in checksum.items() if answer.get(k)})}
+        return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
     def _checksum(self, body: bytearray) -> dict[str, str]:
-        if not self._store.options.request_checksums:
-            return {}
-        return {"ChecksumCRC32": base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()}
+        return {"ChecksumCRC32": _encoded(zlib.crc32(body))} if self._store.options.request_checksums else {}
 
-    def _confirm(self, sent: dict[str, str], answer: dict[str, Any]) -> None:
+    def _confirm(self, sent: str | None, echoed: str | None) -> None:
         """Compare what the server says it holds with what was sent; a server that says nothing confirms nothing."""
-        echoed = answer.get("ChecksumCRC32")
-        if sent and echoed and echoed != sent["ChecksumCRC32"]:
+        if sent and echoed and echoed != sent:
             raise IntegrityError(f"{self._url}: the S3 server holds other bytes than were sent (CRC-32)", transient=True)
-        self._confirmed = self._confirmed and bool(sent and echoed)
+        if not (sent and echoed):
+            self._confirmed = False
 
     def _publish(self) -> dict[str, Any]:
         """Make the object appear; an answer that was lost is looked up before it counts as a failure."""
         try:
-            if self._upload_id is not None:
-                parts = {"Parts": [part.result() for part in self._parts]}
-                answer = self._call("complete_multipart_upload", UploadId=self._upload_id, MultipartUpload=parts, **self._condition)
-            else:
-                body = bytearray().join([*self._waiting, self._filling])
-                checksum = self._checksum(body)
-                answer = self._call("put_object", Body=body, Metadata={_MARK: self._mark}, **checksum, **self._condition)
-                self._confirm(checksum, answer)
-        except (BotoCoreError, ClientError) as error:
-            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "PreconditionFailed" and not self._stands():
+            return self._put() if self._upload_id is None else self._complete()
+        except FAILURES as error:
+            head, is_known = self._look()
+            if self._is_ours(head) and head["ContentLength"] == self.size:
+                return {}
+            if code(error) == "PreconditionFailed":
                 raise ConfigurationError(f"{self._url} exists already (if_exists: fail); nothing was replaced") from None
-            if not self._stands():
-                raise self._store.translated(error, f"publish {self._url}") from None
-            answer = {}
-        self._upload_id = None
-        return answer
+            failure = self._store.translated(error, f"publish {self._url}")
+            is_refusal = 400 <= status(error) < 500  # noqa: PLR2004 - HTTP
+            if is_known or is_refusal:
+                raise failure from None
+            raise TransferFailed(f"{failure}; it is not known whether the object stands there now: look before trying again") from None
 
-    def _stands(self) -> bool:
-        head = self._head()
-        return head is not None and head["ContentLength"] == self.size and head.get("Metadata", {}).get(_MARK) == self._mark
+    def _put(self) -> dict[str, Any]:
+        body = bytearray()
+        for piece in (*self._waiting, self._filling):
+            body += piece
+            piece.clear()
+        checksum = self._checksum(body)
+        self._checksum_sent = checksum.get("ChecksumCRC32")
+        return self._call("put_object", Body=body, Metadata={_MARK: self._mark}, **checksum, **self._condition)
 
-    def _head(self) -> dict[str, Any] | None:
-        with contextlib.suppress(BotoCoreError, ClientError):
-            return self._call("head_object")
-        return None
+    def _complete(self) -> dict[str, Any]:
+        parts = [part.result() for part in self._parts]
+        if self._store.options.request_checksums:  # a composite checksum: that of the parts' checksums
+            together = b"".join(base64.b64decode(part["ChecksumCRC32"]) for part in parts)
+            self._checksum_sent = f"{_encoded(zlib.crc32(together))}-{len(parts)}"
+        return self._call("complete_multipart_upload", UploadId=self._upload_id, MultipartUpload={"Parts": parts}, **self._condition)
 
     def _verified(self, answer: dict[str, Any]) -> Receipt:
-        """Compare sizes with what the server has now; a key that may only write leaves it at the checksums."""
-        head = self._head()
-        if head is not None and head["ContentLength"] != self.size:
-            raise IntegrityError(f"{self._url}: {self.size:,} bytes sent, the S3 server has {head['ContentLength']:,}")
-        found = {"ETag": answer.get("ETag") or (head or {}).get("ETag"), "VersionId": answer.get("VersionId"), "ChecksumCRC32": answer.get("ChecksumCRC32")}
+        """Compare with what the server has now; a key that may only write leaves it at the checksums.
+
+        What somebody else has put there meanwhile says nothing about this delivery, and stays.
+        """
+        head, _ = self._look()
+        if head is not None and not self._is_ours(head) and head.get("ETag") != answer.get("ETag"):
+            head = None
+        checksum = answer.get("ChecksumCRC32") or (head or {}).get("ChecksumCRC32")
+        problem = self._disagreement(head, checksum)
+        if problem:
+            raise IntegrityError(f"{self._url}: {problem}; {self._withdraw()}", transient=True)
+        found = {"ETag": answer.get("ETag") or (head or {}).get("ETag"), "VersionId": answer.get("VersionId"), "ChecksumCRC32": checksum}
         reported = {name: str(value).strip('"') for name, value in found.items() if value}
-        level = "checksum" if self._confirmed else "size" if head is not None else "accepted"
-        return Receipt(self.size, self._digest.hexdigest(), level, self._replaces, reported)  # type: ignore[arg-type]  # one of Verification
+        level: Verification = "checksum" if self._confirmed else "size" if head is not None else "accepted"
+        return Receipt(self.size, self._digest.hexdigest(), level, self._replaces, reported)
+
+    def _disagreement(self, head: dict[str, Any] | None, checksum: str | None) -> str | None:
+        """Parts were confirmed one by one; their composite checksum is compared where the server tells it."""
+        if not self._parts or (checksum and "-" in checksum):
+            if self._checksum_sent and checksum and self._checksum_sent != checksum:
+                return "the S3 server reports another checksum (CRC-32) than that of the bytes sent"
+            self._confirmed = self._confirmed and bool(self._checksum_sent and checksum)
+        if head is not None and head["ContentLength"] != self.size:
+            return f"{self.size:,} bytes sent, the S3 server has {head['ContentLength']:,}"
+        return None
+
+    def _withdraw(self) -> str:
+        """Remove the damaged object that we put there, and nothing else. Returns what became of it, in words."""
+        head, _ = self._look()
+        if not self._is_ours(head):
+            return "what stands there now is not ours, and stays"
+        try:
+            self._store.delete(File(self._path, head["ContentLength"], None, head["ETag"].strip('"')))
+        except FerryError:
+            return "it could not be removed: delete it before anybody uses it"
+        return "it was removed"
+
+    def _look(self) -> tuple[dict[str, Any] | None, bool]:
+        """What stands at the key, and whether the server could tell."""
+        try:
+            return self._call("head_object", **({"ChecksumMode": "ENABLED"} if self._store.options.request_checksums else {})), True
+        except FAILURES as error:
+            return None, status(error) == 404  # noqa: PLR2004 - HTTP
+
+    def _is_ours(self, head: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+        return head is not None and head.get("Metadata", {}).get(_MARK) == self._mark
 
     def _abort(self) -> None:
-        """No part may arrive after the upload is aborted, or it would stay and cost money: so parts in flight are waited for first."""
+        """End an upload that was not published, and see that it is gone: parts that stay cost money.
+
+        A part that arrives after the abort would stay (https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html),
+        so those in flight are waited for first.
+        """
         self._stop_uploaders()
-        if self._upload_id is not None:
-            with contextlib.suppress(FerryError):
-                self._request("abort", "abort_multipart_upload", UploadId=self._upload_id)
-            self._upload_id = None
+        if self._upload_id is None:
+            return
+        upload = {"UploadId": self._upload_id}
+        self._upload_id = None
+        for _ in range(_ABORT_ATTEMPTS):
+            try:
+                self._call("abort_multipart_upload", **upload)
+                self._call("list_parts", **upload, MaxParts=1)
+            except ClientError as error:
+                if status(error) in {403, 404}:  # gone; or aborted by a key that may not look
+                    return
+            except BotoCoreError:
+                break
+        self._store.notes.append(f"an unfinished multipart upload of {self._url} may remain; abort it, or have a lifecycle rule of the bucket do so")
 
     def _stop_uploaders(self) -> None:
         if self._uploaders is not None:
@@ -237,9 +323,13 @@ class S3Writer:
     def _request(self, verb: str, operation: str, **arguments: Any) -> dict[str, Any]:
         try:
             return self._call(operation, **arguments)
-        except (BotoCoreError, ClientError) as error:
+        except FAILURES as error:
             raise self._store.translated(error, f"{verb} {self._url}") from None
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self._store.client, operation)(**self._object, **arguments)
         return answer
+
+
+def _encoded(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
@@ -252,17 +254,72 @@ def test_urls_name_the_file_and_hold_no_secret(store: Any, s3_server: Any) -> No
     assert s3_server.secret_key not in url
 
 
-def test_sweep_removes_the_leftovers_of_a_killed_run(store: Any, leftovers: Callable[[], list[str]], request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    put(store, "a/file", b"x")
+@pytest.mark.parametrize("name", ["file", "f" * 250])
+def test_sweep_removes_what_a_killed_run_left_and_nothing_else(store: Any, leftovers: Callable[[], list[str]], name: str) -> None:
+    put(store, f"a/{name}", b"x")
     before = leftovers()
-    if isinstance(store, S3Store):
-        request.getfixturevalue("s3_client").create_multipart_upload(Bucket=request.getfixturevalue("bucket"), Key=store.key("a/file"))
-    elif isinstance(store, LocalStore):
-        (tmp_path / "root/a/.file.0123abcd.part").write_bytes(b"half")
-        (tmp_path / "root/a/.other.0123abcd.part").write_bytes(b"somebody else's")
-    swept = store.sweep(["a/file"])
-    assert swept == (0 if isinstance(store, MemoryStore) else 1)
-    assert [n for n in leftovers() if "other" not in n] == before
+    killed, alive = store.open_write(f"a/{name}"), store.open_write(f"a/{name}.csv")
+    killed.__enter__().write(bytes(26 * MIB))
+    alive.__enter__().write(bytes(26 * MIB))
+    assert store.sweep([f"a/{name}", "no/such/folder/file"]) == (0 if isinstance(store, MemoryStore) else 1)
+    assert not killed.__exit__(Failure, Failure(), None)
+    assert len(leftovers()) == len(before) + (0 if isinstance(store, MemoryStore) else 1)
+    alive.__exit__(None, None, None)
+    assert get(store, f"a/{name}.csv") == bytes(26 * MIB)
+    assert get(store, f"a/{name}") == b"x"
+
+
+def test_a_finished_file_takes_no_more(store: Any) -> None:
+    with store.open_write("file") as writer:
+        writer.write(b"all")
+        writer.finish()
+        with pytest.raises(RuntimeError, match="finished"):
+            writer.write(b"more")
+    assert get(store, "file") == b"all"
+
+
+@pytest.mark.parametrize("size", [3, 30 * MIB])
+def test_a_failure_that_is_ignored_inside_the_block_still_publishes_nothing(store: Any, leftovers: Callable[[], list[str]], size: int) -> None:
+    with pytest.raises(FerryError), store.open_write("file", size=size + 1) as writer:
+        writer.write(bytes(size))
+        with contextlib.suppress(IntegrityError):
+            writer.finish()
+    assert leftovers() == []
+
+
+def test_a_range_beyond_the_end_is_an_error(store: Any) -> None:
+    put(store, "file", b"0123456789")
+    with pytest.raises(FerryError, match="early"), store.open_read(store.stat("file"), 8, 5) as body:
+        while body.read(1):
+            pass
+
+
+def test_what_is_read_is_a_binary_file(store: Any) -> None:
+    data = b"one\ntwo\n" + os.urandom(3 * MIB)
+    put(store, "file", data)
+    with store.open_read(store.stat("file")) as body, io.BufferedReader(body) as lines:
+        assert lines.readline() == b"one\n"
+        assert b"one\n" + lines.read() == data
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, pa.py_buffer])
+def test_any_buffer_can_be_written(store: Any, kind: Callable[[bytes], Any]) -> None:
+    with store.open_write("file") as writer:
+        assert writer.write(kind(b"abc")) == 3
+        assert writer.write(kind(b"")) == 0
+    assert get(store, "file") == b"abc"
+
+
+@pytest.mark.parametrize("pattern", ["../*", "/etc/*", "a/../*", "a\\*", "[z-a]", "", "nul\0*"])
+def test_patterns_that_leave_the_root_or_mean_nothing_are_refused(store: Any, pattern: str) -> None:
+    with pytest.raises(ConfigurationError):
+        list(store.list(pattern))
+
+
+def test_names_that_only_look_temporary_are_listed(store: Any) -> None:
+    for name in ("data.part", ".hidden.part", ".hidden"):
+        put(store, name, b"x")
+    assert [f.path for f in store.list("*")] == [".hidden", ".hidden.part", "data.part"]
 
 
 def test_files_are_values(store: Any) -> None:

@@ -1,0 +1,172 @@
+"""What only a folder meets: permissions, devices, limits of the file system."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine.errors import ConfigurationError, FerryError, ResourceError
+from engine.stores.local import FolderOptions, LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def store_in(folder: Path, **options: Any) -> LocalStore:
+    return LocalStore(FolderOptions.parse({"path": str(folder), **options}, where="destination"))
+
+
+def put(store: LocalStore, path: str, data: bytes, **options: Any) -> Any:
+    with store.open_write(path, **options) as writer:
+        writer.write(data)
+    return writer.receipt
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize(("mode", "expected"), [(None, 0o640), ("0600", 0o600), ("664", 0o664), (0o604, 0o604)])
+def test_files_have_the_mode_that_was_asked_for_from_their_first_byte(tmp_path: Path, mode: Any, expected: int) -> None:
+    with store_in(tmp_path, file_mode=mode).open_write("file") as writer:
+        writer.write(b"x")
+        (temporary,) = tmp_path.iterdir()
+        assert stat.S_IMODE(temporary.stat().st_mode) == expected
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == expected
+
+
+@pytest.mark.parametrize("mode", ["rw-r--r--", "0999", 640, "01777"])
+def test_modes_that_are_none_are_refused(tmp_path: Path, mode: Any) -> None:
+    with pytest.raises(ConfigurationError, match="file_mode"):
+        store_in(tmp_path, file_mode=mode)
+
+
+def test_paths_with_a_nul_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="'path'"):
+        store_in(tmp_path / "a\0b")
+
+
+def test_an_unknown_home_folder_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="home folder"):
+        LocalStore(FolderOptions(path="~nobody-of-that-name/x"))
+
+
+def test_urls_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = LocalStore(FolderOptions(path="out"))
+    monkeypatch.chdir("/")
+    put(store, "file", b"x")
+    assert store.url("file") == str(tmp_path / "out/file")
+    assert (tmp_path / "out/file").read_bytes() == b"x"
+
+
+def test_only_a_regular_file_can_be_a_target(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"x")
+    store = store_in(tmp_path)
+    for path in ("folder", "pipe", "file/below", "x" * 256):
+        with pytest.raises(ConfigurationError, match="another name"), store.open_write(path):
+            pytest.fail("opened")
+    assert [f.path for f in store.list("**/*")] == ["file"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+
+
+def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "original").write_bytes(b"original")
+    (tmp_path / "link").symlink_to("original")
+    put(store_in(tmp_path), "link", b"new")
+    assert (tmp_path / "original").read_bytes() == b"original"
+    assert (tmp_path / "link").read_bytes() == b"new"
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/secret").write_bytes(b"x")
+    (tmp_path / "in/link").symlink_to(tmp_path / "out")
+    assert list(store_in(tmp_path / "in").list("**/*")) == []
+
+
+@pytest.fixture
+def _small_files() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("_small_files")
+def test_a_refused_write_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="grows beyond"):
+        put(store_in(tmp_path), "new/file", bytes(200_000))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_others_use_stay_when_a_write_fails(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    with pytest.raises(KeyboardInterrupt), store.open_write("new/deep/file"):
+        put(store, "new/other", b"x")
+        raise KeyboardInterrupt
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["new", "new/other"]
+
+
+def test_a_file_cut_short_behind_our_back_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(FerryError, match="on disk"), store_in(tmp_path).open_write("file") as writer:
+        writer.write(b"0123456789")
+        (temporary,) = tmp_path.iterdir()
+        os.truncate(temporary, 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    put(store, "file", b"0123456789")
+    listed = store.stat("file")
+    assert listed is not None
+    with pytest.raises(FerryError, match="changed"), store.open_read(listed) as body:
+        body.read(5)
+        with (tmp_path / "file").open("ab") as more:
+            more.write(b"more")
+        body.read()
+
+
+def test_errors_of_the_block_are_not_taken_for_errors_of_the_file(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    put(store, "file", b"x")
+    listed = store.stat("file")
+    assert listed is not None
+    with pytest.raises(BrokenPipeError), store.open_read(listed):
+        raise BrokenPipeError
+    with pytest.raises(BrokenPipeError), store.open_write("other"):
+        raise BrokenPipeError
+
+
+def test_no_descriptor_stays_open_after_finish(tmp_path: Path) -> None:
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    with store_in(tmp_path).open_write("file") as writer:
+        writer.finish()
+        assert len(list(Path("/proc/self/fd").iterdir())) == opened
+
+
+def test_require_mount_refuses_a_folder_of_the_root_file_system(tmp_path: Path) -> None:
+    if any(os.path.ismount(p) for p in (tmp_path, *tmp_path.parents) if p.parent != p):
+        pytest.skip("the folder for temporary files is a mount")
+    store = store_in(tmp_path / "share", require_mount=True)
+    with pytest.raises(ResourceError, match="mount point"), store.open_write("file"):
+        pytest.fail("opened")
+    assert list(tmp_path.iterdir()) == []
+    assert store_in(tmp_path / "share").stat("file") is None
+
+
+def test_require_mount_accepts_what_is_mounted() -> None:
+    assert list(LocalStore(FolderOptions(path="/proc/self", require_mount=True)).list("no-such-file")) == []
