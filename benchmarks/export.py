@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -75,6 +76,7 @@ def main(names: Sequence[str]) -> None:
     if unknown or runs < 1:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}" if unknown else "RUNS must be 1 at least")
     chosen = [c for c in CONTENDERS.values() if not names or c.name in {BASELINE, *names}]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving by an exception stops the servers
     with _bench(scale) as (bench, about):
         about |= {"scale": scale, "rows": bench.rows, "runs": runs}
         _say(f"lineitem at scale {scale:g}: {bench.rows:,} rows; {len(chosen)} ways, {runs} runs each in turn after a warm-up")
