@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ BUCKET = "bench"
 CACHE = measure.ROOT / ".bench"
 RESULTS = measure.ROOT / "benchmarks" / "results"
 MIB = 1 << 20
+DISTURBED = 0.05  # a larger part of the machine in other hands shows in the ratios
 # Loading skips the WAL; every scan starts at the first row, so that files can be compared.
 SETTINGS = {"wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "4GB", "synchronize_seqscans": "off"}
 
@@ -62,7 +64,7 @@ class Bench:
             raise RuntimeError(f"{one.name} wrote {made} rows of {self.rows}")
         size = place.files.get_file_info(path).size
         place.files.delete_file(path)
-        return measure.Run(took.seconds, took.cpu_seconds, took.peak_bytes, size)
+        return replace(took, file_bytes=size)
 
 
 def main(names: Sequence[str]) -> None:
@@ -74,6 +76,7 @@ def main(names: Sequence[str]) -> None:
     if unknown or runs < 1:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}" if unknown else "RUNS must be 1 at least")
     chosen = [c for c in CONTENDERS.values() if not names or c.name in {BASELINE, *names}]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving by an exception stops the servers
     with _bench(scale) as (bench, about):
         about |= {"scale": scale, "rows": bench.rows, "runs": runs}
         _say(f"lineitem at scale {scale:g}: {bench.rows:,} rows; {len(chosen)} ways, {runs} runs each in turn after a warm-up")
@@ -113,10 +116,15 @@ def _taken(bench: Bench, chosen: Sequence[Contender], runs: int) -> dict[str, li
     """The measured runs of each contender, round by round."""
     taken: dict[str, list[measure.Run]] = {c.name: [] for c in chosen}
     for number, one, run in measure.interleaved(chosen, runs, bench.once):
-        _say(f"  {'warm-up' if number == 0 else f'run {number}'}  {one.name:18} {run.seconds:7.2f} s")
+        _say(f"  {'warm-up' if number == 0 else f'run {number}'}  {one.name:18} {run.seconds:7.2f} s{_disturbance(run)}")
         if number:
             taken[one.name].append(run)
     return taken
+
+
+def _disturbance(run: measure.Run) -> str:
+    """What to say of a run that others got in the way of; nothing where they did not, or nobody knows."""
+    return f"  (other processes took {run.others:.0%} of the machine)" if run.others is not None and run.others > DISTURBED else ""
 
 
 def _rows_in(files: fs.FileSystem, path: str) -> int:
@@ -143,6 +151,12 @@ def _report(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mappin
         s = summaries[one.name]
         figures = f"{s.seconds:.2f} | {s.cpu_seconds:.2f} | {s.peak_bytes / MIB:.0f} | {s.file_bytes / 1e6:.0f}"
         lines.append(f"| {one.label} | {figures} | {s.ratio:.1f} ({min(s.ratios):.1f}-{max(s.ratios):.1f}) |")
+    disturbed = sum(1 for runs in taken.values() for run in runs if _disturbance(run))
+    if disturbed:
+        lines += [
+            "",
+            f"NOT A FAIR RUN: during {disturbed} of {sum(map(len, taken.values()))} runs other processes took more than {DISTURBED:.0%} of the machine",
+        ]
     lines += ["", f"{about['date']}; {_listed(about['machine'])}", _listed(about["versions"])]
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -23,11 +26,15 @@ PACKAGES = ("pyarrow", "adbc-driver-postgresql", "psycopg", "boto3")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process: wall seconds, CPU seconds of the client, its peak resident bytes, and bytes of the file it made."""
+    """One process: wall seconds, CPU seconds of the client, its peak resident bytes, and bytes of the file it made.
+
+    `others` is the part of the machine that went to anything but us and our servers meanwhile; None where the system does not tell.
+    """
 
     seconds: float
     cpu_seconds: float
     peak_bytes: int
+    others: float | None = None
     file_bytes: int = 0
 
 
@@ -54,10 +61,14 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> Run:
         RuntimeError: It failed; what it said stands on standard error.
     """
     meter = [sys.executable, "-I", "-S", str(ROOT / "benchmarks" / "meter.py")]
+    before = _others_cpu_seconds()
     done = subprocess.run([*meter, *command], stdout=subprocess.PIPE, env={**os.environ, **environment}, cwd=ROOT, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
-    return Run(**json.loads(done.stdout))
+    after = _others_cpu_seconds()
+    took = json.loads(done.stdout)
+    others = None if before is None or after is None else max(0.0, after - before) / (took["seconds"] * (os.cpu_count() or 1))
+    return Run(**took, others=others)
 
 
 def interleaved(names: Sequence[T], runs: int, once: Callable[[T], Run]) -> Iterator[tuple[int, T, Run]]:
@@ -92,6 +103,18 @@ def versions() -> dict[str, str]:
     """Of Python, the commit, and the libraries that do the work."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607 - git of the PATH
     return {"arrow-ferry": commit.stdout.strip() or "unknown", "Python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
+
+
+def _others_cpu_seconds() -> float | None:
+    """CPU seconds that this machine has spent on processes other than ours, and waiting for its host; Linux only, where parents keep their children's."""
+    if not sys.platform.startswith("linux"):
+        return None
+    machine = psutil.cpu_times()
+    spent = machine.user + machine.nice + machine.system + machine.irq + machine.softirq + machine.steal
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            spent -= sum(process.cpu_times()[:4])  # its own and its ended children's
+    return spent
 
 
 def _cpu() -> str:
