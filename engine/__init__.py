@@ -6,6 +6,7 @@ Importing this package is cheap: what a name needs is loaded when the name is fi
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import (
@@ -14,6 +15,7 @@ from engine.errors import (
     FerryError,
     IntegrityError,
     Interrupted,
+    LeaseLost,
     ProcessingError,
     QueryFailed,
     ResourceError,
@@ -25,6 +27,7 @@ from engine.results import FileResult, Receipt, RunResult
 
 if TYPE_CHECKING:
     from engine.adhoc import export, stream
+    from engine.connector import run_connector
     from engine.routes.export import Progress
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "FileResult",
     "IntegrityError",
     "Interrupted",
+    "LeaseLost",
     "ProcessingError",
     "Progress",
     "QueryFailed",
@@ -44,10 +48,12 @@ __all__ = [
     "TransferFailed",
     "UnrepresentableValue",
     "export",
+    "run_connector",
     "stream",
 ]
 
-_LAZY = {"export": "engine.adhoc", "stream": "engine.adhoc", "Progress": "engine.routes.export"}
+_LAZY = {"export": "engine.adhoc", "stream": "engine.adhoc", "run_connector": "engine.connector", "Progress": "engine.routes.export"}
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who calls decides whether and where anything is logged
 
 
 def __getattr__(name: str) -> Any:

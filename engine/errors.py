@@ -9,7 +9,8 @@ FerryError                      .transient says whether trying again can help
 │  ├─ SchemaMismatch            the rows are not what was announced
 │  ├─ UnrepresentableValue      a value that its Parquet type cannot hold
 │  ├─ IntegrityError            sizes, counts or checksums disagree
-│  └─ TransferFailed            a store refused or broke off
+│  ├─ TransferFailed            a store refused or broke off
+│  └─ LeaseLost                 the run's claim on its connector ended before the run
 ├─ ResourceError                disk full, memory limit, permission
 └─ Interrupted                  Ctrl-C or SIGTERM: not a failure of ours, cleaned up after
 ```
@@ -22,6 +23,11 @@ and never chained (`raise … from None`).
 from __future__ import annotations
 
 import signal
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class FerryError(Exception):
@@ -32,7 +38,7 @@ class FerryError(Exception):
         exit_code: What the command line ends with.
     """
 
-    exit_code = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, *, transient: bool = False) -> None:
         super().__init__(message)
@@ -82,6 +88,10 @@ class TransferFailed(ProcessingError):
     """A store refused, or broke off, a read or a write."""
 
 
+class LeaseLost(ProcessingError):
+    """The run could not keep its lease: another run of the same connector may be at work, so this one published nothing more."""
+
+
 class ResourceError(FerryError):
     """Disk full, memory limit, missing permission."""
 
@@ -98,3 +108,33 @@ class Interrupted(BaseException):
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
+
+
+def describe(error: BaseException) -> str:
+    """An error's message if it is one of ours; else its kind and place, since the text of a foreign error may hold a cell value or a secret."""
+    if isinstance(error, FerryError | Interrupted):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].name} ({frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno})" if frames else "an unknown place"
+    return f"unexpected {type(error).__name__} in {place}; this is a defect, please report it with its frames"
+
+
+def frames(error: BaseException) -> str:
+    """The whole chain of an error for a log: kinds, our messages, and each frame's file, line and function; no foreign text, no locals.
+
+    The cause comes first, as in Python's own tracebacks, also where `from None` hides it from them.
+    """
+    lines: list[str] = []
+    for one in reversed(list(_chain(error))):
+        lines += [f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}' for frame in traceback.extract_tb(one.__traceback__)]
+        lines.append(f"{type(one).__module__}.{type(one).__qualname__}" + (f": {one}" if isinstance(one, FerryError | Interrupted) else ""))
+    return "\n".join(lines)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__

@@ -14,7 +14,7 @@ from engine.routes import export as route
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.protocols import Format, RowSource
+    from engine.protocols import Format, Journal, RowSource
     from engine.results import RunResult
 
 _SUFFIXES = {
@@ -54,14 +54,31 @@ class ExportJob:
     target: route.Target
     notes: tuple[str, ...] = ()
 
-    def run(self, on_progress: Callable[[route.Progress], None] | None = None) -> RunResult:
+    def run(self, on_progress: Callable[[route.Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.export.export`."""
-        result = route.export(self.source, self.layout, self.store, self.target, on_progress=on_progress)
+        result = route.export(self.source, self.layout, self.store, self.target, journal=journal, on_progress=on_progress)
         return replace(result, notes=(*self.notes, *result.notes))
 
 
+def connector_job(config: Mapping[str, Any]) -> ExportJob:
+    """The job of a connector, by the types of its ends.
+
+    Args:
+        config: As `engine.layers.merged_connector` gives it: `connector_id, connector_name, source_type, source_config, destination_type, destination_config`.
+
+    Raises:
+        ConfigurationError: An end that is not possible, or options that are wrong; names the connector.
+    """
+    where = f"connector {config['connector_id']}: "
+    kind = registry.kind_of(config["source_type"], config["source_config"])
+    if kind != registry.POSTGRES:
+        raise ConfigurationError(f"{where}this version runs connectors whose source is a database; its source is {config['source_type']!r}")
+    ends = (config["source_type"], config["source_config"], config["destination_type"], config["destination_config"])
+    return export_job(*ends, name=config["connector_name"], where=where)
+
+
 def export_job(
-    source_type: str, source_config: Mapping[str, Any], destination_type: str, destination_config: Mapping[str, Any], *, name: str = "export"
+    source_type: str, source_config: Mapping[str, Any], destination_type: str, destination_config: Mapping[str, Any], *, name: str = "export", where: str = ""
 ) -> ExportJob:
     """Validate both ends of an export.
 
@@ -71,14 +88,15 @@ def export_job(
         destination_type: A type code for a store.
         destination_config: Its merged configuration.
         name: The connector's name; names the file when the source does not.
+        where: What messages about an end begin with.
 
     Raises:
         ConfigurationError: All that is wrong with one end, at once.
     """
     source_kind = registry.kind_of(source_type, source_config)
-    options = registry.row_source_options(source_kind, source_config, where="source")
+    options = registry.row_source_options(source_kind, source_config, where=f"{where}source")
     store_kind = registry.kind_of(destination_type, destination_config)
-    asked, rest = _split(destination_config)
+    asked, rest = _split(destination_config, f"{where}destination")
     layout_name, compression, suffix = _layout(options, name)
     chunk_size_mb = asked.chunk_size_mb or options.chunk_size_mb
     notes: tuple[str, ...] = ()
@@ -90,7 +108,7 @@ def export_job(
     return ExportJob(
         source=registry.row_source(source_kind, options),
         layout=_format(layout_name, compression, options, max_bytes),
-        store=registry.store(store_kind, registry.store_options(store_kind, rest, where="destination")),
+        store=registry.store(store_kind, registry.store_options(store_kind, rest, where=f"{where}destination")),
         target=route.Target(_filename(options, name), suffix, options.max_file_rows, max_bytes, asked.if_exists),
         notes=notes,
     )
@@ -109,9 +127,9 @@ def snake_case(name: str) -> str:
     return re.sub(r"\W+", "_", words).strip("_").lower() or "export"
 
 
-def _split(config: Mapping[str, Any]) -> tuple[RouteOptions, dict[str, Any]]:
+def _split(config: Mapping[str, Any], where: str) -> tuple[RouteOptions, dict[str, Any]]:
     ours = RouteOptions.known_keys()
-    asked = RouteOptions.parse({k: v for k, v in config.items() if k in ours}, where="destination")
+    asked = RouteOptions.parse({k: v for k, v in config.items() if k in ours}, where=where)
     return asked, {k: v for k, v in config.items() if k not in ours}
 
 

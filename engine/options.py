@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MIB = 1 << 20
+ENVIRONMENT = "environment"
+"""Key of a field's extra that names the environment variable which fills the field."""
+_SECRET_KEYS = re.compile("password|passphrase|secret|access_key|token|api_key$|connection_string|^headers$", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(\w+://[^/@\s:]*:)[^/@\s]*@")
 
 
 class _Secret(SecretStr):
@@ -25,8 +30,17 @@ class _Secret(SecretStr):
         return "***"
 
 
-def _resolve_reference(value: object) -> object:
-    """`env:NAME` and `file:NAME` stand for the value kept there; anything else is the value itself."""
+def is_reference(value: object) -> bool:
+    """Whether a value says where a secret is kept instead of being one."""
+    return isinstance(value, str) and value.startswith(("env:", "file:"))
+
+
+def resolve_reference(value: object) -> object:
+    """`env:NAME` and `file:NAME` stand for the value kept there; anything else is the value itself.
+
+    Raises:
+        ValueError: Nothing is kept there, or it may not be read.
+    """
     if not isinstance(value, str):
         return value
     kind, _, name = value.partition(":")
@@ -46,7 +60,7 @@ def _resolve_reference(value: object) -> object:
     return value
 
 
-Secret = Annotated[_Secret, BeforeValidator(_resolve_reference)]
+Secret = Annotated[_Secret, BeforeValidator(resolve_reference)]
 
 
 class Options(pydantic.BaseModel):
@@ -96,6 +110,27 @@ class Options(pydantic.BaseModel):
     def known_keys(cls) -> set[str]:
         """Every key that a configuration of this connector may have."""
         return {*cls.model_fields, *cls.aliases, *cls.other_routes}
+
+
+def is_secret(key: str) -> bool:
+    """Whether a key's value is shown to nobody, by its name alone, whatever connector it belongs to."""
+    return bool(_SECRET_KEYS.search(key))
+
+
+def masked(key: str, value: Any) -> Any:
+    """A value as it may be shown: `***` for a secret, but a reference as it is; objects key by key.
+
+    Example:
+        >>> masked("password", "x"), masked("password", "env:PW"), masked("headers", {"X-Key": "x"}), masked("port", 5432)
+        ('***', 'env:PW', {'X-Key': '***'}, 5432)
+    """
+    if isinstance(value, dict):
+        return {inner: masked(key if is_secret(key) else inner, one) for inner, one in value.items()}
+    if isinstance(value, list):
+        return [masked(key, one) for one in value]
+    if is_secret(key) and value is not None:
+        return value if is_reference(value) else "***"
+    return _CREDENTIALS.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
 def _unknown_key(key: str, known: Iterable[str], where: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from datetime import datetime
 
     import pyarrow as pa
 
-    from engine.results import Receipt
+    from engine.results import LedgerState, Receipt, RowsDescription
 
 Form = Literal["text", "typed"]
 Exists = Literal["replace", "skip", "fail"]
@@ -38,6 +38,9 @@ class RowSource(Protocol):
         Zero rows still give the schema. A source that ends early raises; leaving the block early cancels at once.
         `form` says which type rules apply: `text` for CSV (PostgreSQL's own text), `typed` for Parquet and Arrow users.
         """
+
+    def describe(self, form: Form = "typed") -> RowsDescription:
+        """Connect and say what `read` would give, without running it; raises as `read` does."""
 
 
 class FileInfo(Protocol):
@@ -97,20 +100,26 @@ class FileDestination(Protocol):
 
     notes: list[str]  # what a user should read in the summary: unencrypted traffic, ignored options
 
-    def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> AbstractContextManager[FileWriter]:
+    def open_write(
+        self, path: str, *, size: int | None = None, exists: Exists = "replace", on_begin: Callable[[str], None] = ...
+    ) -> AbstractContextManager[FileWriter]:
         """A writer for `path`; `with` is the transaction.
 
         Nothing stands at `path` until the block ends without an exception; then the whole file does. On an exception no
         part upload and no temporary file remains. Leaving without `finish()` having been called finishes first.
         `exists="fail"` is decided atomically at publication (`ConfigurationError`). `skip` is decided by the route before anything is opened.
         `size`, where known, is compared with the bytes written before publishing (`IntegrityError`).
+        `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id), for `sweep`.
         """
 
     def stat(self, path: str) -> FileInfo | None:
         """As `FileSource.stat`."""
 
-    def sweep(self, paths: Iterable[str]) -> int:
-        """Remove what a killed run left for these paths: part uploads, temporary names. Returns how many."""
+    def probe(self, path: str) -> None:
+        """Try whether a file could be written at `path`, and leave nothing; raises what `open_write` and the first bytes would."""
+
+    def sweep(self, path: str, leftover: str) -> bool:
+        """Remove exactly what a killed run left for `path`, as it was told to `on_begin`. Returns whether something was there."""
 
     def url(self, path: str) -> str:
         """How the file is shown to people and found again: an absolute path, `s3://bucket/key` …; no secrets."""
@@ -142,3 +151,14 @@ class Format(Protocol):
 
     def encoder(self, schema: pa.Schema) -> Encoder:
         """An encoder for rows of this schema; raises `ConfigurationError` when the layout cannot hold it."""
+
+
+class Journal(Protocol):
+    """The ledger of one run, as a route sees it: each row is written before the side effect that it tells of."""
+
+    def record(self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None) -> None:
+        """What is about to happen, or has happened, to a file of the destination. Blocking, callable from any thread.
+
+        Raises:
+            LeaseLost: The run may not go on: another may be at work on the same files.
+        """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.errors import ConfigurationError
 
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
     from engine.options import Options
 
+Role = Literal["source", "destination"]
 POSTGRES = "postgres"
 S3 = "s3"
 FOLDER = "filesystem"
+SFTP = "sftp"
+REST = "rest_api"
 
 _KINDS = {
     "postgres": POSTGRES,
@@ -26,7 +29,10 @@ _KINDS = {
     "minio": S3,
     "filesystem": FOLDER,
     "nfs": FOLDER,
+    "sftp": SFTP,
+    "rest_api": REST,
 }
+TYPE_CODES = tuple(_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,19 @@ def kind_of(code: str, config: Mapping[str, Any]) -> str:
     if kind is None:
         raise ConfigurationError(f"unknown type {code!r}; known are {', '.join(_KINDS)}")
     return S3 if kind == FOLDER and config.get("bucket") is not None else kind
+
+
+def options_class(kind: str, role: Role, *, where: str) -> type[Options]:
+    """The class of a connector end's options.
+
+    Raises:
+        ConfigurationError: Nothing of this kind can stand at this end.
+    """
+    table = {**_STORES, **_ROW_SOURCES} if role == "source" else _STORES
+    if kind not in table:
+        raise ConfigurationError(f"{where}: {kind!r} is not possible here; possible are {', '.join(table)}")
+    options: type[Options] = table[kind][0].load()
+    return options
 
 
 def row_source_options(kind: str, config: Mapping[str, Any], *, where: str) -> Any:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 Verification = Literal["accepted", "size", "checksum", "read-back"]
 FileState = Literal["written", "replaced", "skipped"]
+LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded", "deleting", "deleted", "swept"]
+RunStatus = Literal["success", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,23 @@ class Receipt:
     verified: Verification
     replaced: bool = False
     reported: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RowsDescription:
+    """What a source of rows would give, as far as is known without running the query.
+
+    Attributes:
+        where: The place, without user or secret.
+        columns: `name type` of each.
+        estimated_rows: The server's guess, or None.
+        notes: Remarks that a user should read.
+    """
+
+    where: str
+    columns: tuple[str, ...]
+    estimated_rows: int | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,8 @@ class RunResult:
         schema: The Arrow schema of the rows; None when the run was skipped before it was known.
         files: One entry per file, in order.
         notes: Remarks that a user should read: warnings, columns written as text, files removed.
+        status: Of a connector's run: `skipped` when another run of the same connector was under way.
+        run_id: The run record's id; None without a connector, or where the record could not be made.
     """
 
     rows: int
@@ -63,9 +84,13 @@ class RunResult:
     schema: pa.Schema | None
     files: tuple[FileResult, ...]
     notes: tuple[str, ...] = ()
+    status: RunStatus = "success"
+    run_id: int | None = None
 
     def __str__(self) -> str:
         """A few lines for people: totals, then one line per file, then the notes."""
+        if self.status == "skipped":
+            return "\n".join(self.notes)
         rate = self.rows / self.seconds if self.seconds > 0 else 0.0
         total = f"{self.rows:,} rows, {human_bytes(self.bytes)} in {self.seconds:.2f} s ({rate:,.0f} rows/s)"
         lines = [f"{f.state} {f.path}  {f.rows or 0:,} rows  {human_bytes(f.bytes)}  sha256 {f.sha256 or '-'}" for f in self.files]
@@ -81,6 +106,8 @@ class RunResult:
             "schema": columns,
             "files": [asdict(f) for f in self.files],
             "notes": list(self.notes),
+            "status": self.status,
+            "run_id": self.run_id,
         }
 
 

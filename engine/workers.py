@@ -2,26 +2,46 @@
 
 Python runs signal handlers in the main thread, between its own instructions: a blocking call into a C library holds them up until
 it returns (a query for minutes). So the calling thread makes no such call: a worker thread does, and the caller waits in short steps.
+Between them it asks whether the work is still wanted (`watching`): a lost lease ends a run as fast as a signal does.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 POLL_SECONDS = 0.2
 T = TypeVar("T")
+_check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
+
+
+@contextlib.contextmanager
+def watching(check: Callable[[], None]) -> Iterator[None]:
+    """Have every wait of this thread call `check`, which raises when the work must end."""
+    before = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(before)
+
+
+def still_wanted() -> None:
+    """Raise if this thread's work must end; called at each step of a wait."""
+    _check.get()()
 
 
 def wait(future: Future[T]) -> T:
     """The future's result or exception, interruptibly."""
+    still_wanted()
     while not concurrent.futures.wait([future], timeout=POLL_SECONDS).done:
-        pass
+        still_wanted()
     return future.result()
 
 

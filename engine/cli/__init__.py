@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import signal
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 import typer
 from typer.exceptions import TyperException
 
 from engine.cli import demo, export
-from engine.errors import FerryError, Interrupted
+from engine.errors import FerryError, Interrupted, describe, frames
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -62,20 +61,16 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last resort: the text of a foreign error may hold a cell value or a secret
-        _report(f"unexpected {type(error).__name__} in {_last_frame(error)}; this is a defect, please report it (--debug shows the frames)", debug=debug)
+        _report(f"{describe(error)} (--debug)", debug=debug)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _report(message: str, *, debug: bool) -> None:
-    if debug:
-        traceback.print_tb(sys.exc_info()[2])
+    error = sys.exc_info()[1]
+    if debug and error is not None:
+        sys.stderr.write(frames(error) + "\n")
     sys.stderr.write(f"ferry: {message}\n")
-
-
-def _last_frame(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].name} (line {frames[-1].lineno})" if frames else "an unknown place"
 
 
 def _handle_signals() -> None:

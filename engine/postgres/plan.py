@@ -16,13 +16,13 @@ import pyarrow as pa
 from psycopg import pq, sql
 
 from engine.errors import ConfigurationError, FerryError, QueryFailed
-from engine.postgres.connection import query_failed
+from engine.libpq import query_failed
 from engine.postgres.types import Column, PgType, Rule, TypePolicy, rule_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.postgres.connection import PostgresOptions
+    from engine.libpq import PostgresOptions
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import Form
 

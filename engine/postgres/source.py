@@ -20,10 +20,11 @@ from adbc_driver_manager import _reader  # the public reader reports errors with
 
 from engine import workers
 from engine.errors import FerryError, ProcessingError, SchemaMismatch, UnrepresentableValue
+from engine.libpq import connect, connection_failed, is_encrypted, query_failed
 from engine.postgres import plan as planning
-from engine.postgres.connection import connect, connection_failed, is_encrypted, query_failed
 from engine.postgres.convert import Unfit
 from engine.postgres.plan import Plan, begin
+from engine.results import RowsDescription
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,11 @@ class PostgresSource:
         plan, notes = workers.call(lambda: self._plan(form))
         with Stream(self._options, plan, notes) as stream:
             yield stream
+
+    def describe(self, form: Form = "typed") -> RowsDescription:
+        """See `RowSource.describe`."""
+        plan, notes = workers.call(lambda: self._plan(form))
+        return RowsDescription(self._options.where, tuple(f"{c.name} {c.declared}" for c in plan.columns), plan.estimated_rows, tuple(notes))
 
     def _plan(self, form: Form) -> tuple[Plan, list[str]]:
         options = self._options
@@ -122,6 +128,7 @@ class Stream:
     def _receive(self) -> Iterator[pa.RecordBatch]:
         """Converted batches in order, cut to `batch_size` rows."""
         while True:
+            workers.still_wanted()
             try:
                 pending = self._batches.get(timeout=workers.POLL_SECONDS)
             except queue.Empty:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.postgres.connection import PostgresOptions
+from engine.libpq import PostgresOptions
 from engine.postgres.types import TypePolicy
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from engine import workers
 from engine.errors import ConfigurationError, IntegrityError
 from engine.protocols import FileDestination, FileSource
 from engine.results import FileResult, RunResult
-from engine.routes.delivery import Delivery
+from engine.routes.delivery import Delivery, NullJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.protocols import Encoder, Exists, FileWriter, Format, RowSource
+    from engine.protocols import Encoder, Exists, FileWriter, Format, Journal, RowSource
     from engine.results import FileState
 
 PREPARERS = 2
@@ -78,7 +78,15 @@ class Progress:
     estimated_rows: int | None
 
 
-def export(source: RowSource, layout: Format, store: Store, target: Target, *, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+def export(
+    source: RowSource,
+    layout: Format,
+    store: Store,
+    target: Target,
+    *,
+    journal: Journal | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
     """Stream the source's rows into one file, or into numbered files, and publish them together.
 
     Args:
@@ -86,6 +94,7 @@ def export(source: RowSource, layout: Format, store: Store, target: Target, *, o
         layout: The format of the files.
         store: Where files go.
         target: Path, limits and what to do when something stands there.
+        journal: The run's ledger, which is asked before anything is published or deleted.
         on_progress: Called in the calling thread after each batch.
 
     Returns:
@@ -94,7 +103,7 @@ def export(source: RowSource, layout: Format, store: Store, target: Target, *, o
     Raises:
         FerryError: Nothing was published, or (a failure while publishing several files) only files that are whole.
     """
-    started = time.monotonic()
+    started, journal = time.monotonic(), journal or NullJournal()
     standing = workers.call(lambda: store.stat(target.name(1))) if target.exists != "replace" else None
     if standing is not None:
         url = store.url(target.name(1))
@@ -102,7 +111,7 @@ def export(source: RowSource, layout: Format, store: Store, target: Target, *, o
             raise ConfigurationError(f"{url} exists already (--if-exists fail); choose another name, or --if-exists replace or skip")
         skipped = FileResult(path=url, bytes=standing.size, rows=None, sha256=None, state="skipped")
         return RunResult(0, 0, time.monotonic() - started, None, (skipped,), (f"{url} exists already and was left as it is (--if-exists skip)",))
-    with Delivery(store, target.exists) as delivery, _Lane(delivery, layout, target) as lane, source.read(layout.form) as stream:
+    with Delivery(store, target.exists, journal) as delivery, _Lane(delivery, layout, target) as lane, source.read(layout.form) as stream:
         lane.begin(stream.reader.schema)
         for batch in stream.reader:
             lane.push(batch)
@@ -111,10 +120,16 @@ def export(source: RowSource, layout: Format, store: Store, target: Target, *, o
         lane.end()
         if lane.rows_in != sum(lane.rows_of_files):
             raise IntegrityError(f"{lane.rows_in:,} rows were read, but {sum(lane.rows_of_files):,} written; nothing was published")
-    removed = _remove_later_chunks(store, target, len(delivery.paths))
+    workers.call(lambda: _note_delivered(journal, delivery, lane.rows_of_files))
+    removed = _remove_later_chunks(store, target, len(delivery.paths), journal)
     files = tuple(_file_result(store, path, writer, rows) for path, writer, rows in zip(delivery.paths, delivery.writers, lane.rows_of_files, strict=True))
     notes = (*stream.notes, *store.notes, *removed)
     return RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, stream.reader.schema, files, notes)
+
+
+def _note_delivered(journal: Journal, delivery: Delivery, rows_of_files: list[int]) -> None:
+    for path, writer, rows in zip(delivery.paths, delivery.writers, rows_of_files, strict=True):
+        journal.record(path, "replaced" if writer.receipt.replaced else "written", receipt=writer.receipt, rows=rows)
 
 
 def _file_result(store: Store, path: str, writer: FileWriter, rows: int) -> FileResult:
@@ -215,7 +230,7 @@ class _Lane:
             self._file = None
 
 
-def _remove_later_chunks(store: Store, target: Target, last: int) -> tuple[str, ...]:
+def _remove_later_chunks(store: Store, target: Target, last: int, journal: Journal) -> tuple[str, ...]:
     """Chunks of an earlier, longer delivery would be read as part of this one."""
     if not target.chunked or target.exists != "replace":
         return ()
@@ -226,7 +241,9 @@ def _remove_later_chunks(store: Store, target: Target, last: int) -> tuple[str, 
     def remove() -> tuple[str, ...]:
         late = [f for f in store.list(pattern) if (match := numbered.fullmatch(f.path)) and int(match[1]) > last]
         for file in late:
+            journal.record(file.path, "deleting")
             store.delete(file)
+            journal.record(file.path, "deleted")
         return tuple(f"removed {store.url(file.path)}, left from a longer delivery" for file in late)
 
     return workers.call(remove)

@@ -27,7 +27,7 @@ from engine.results import Receipt
 from engine.stores.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from engine.protocols import Exists, FileInfo
@@ -68,6 +68,10 @@ class FolderOptions(Options):
     file_pattern: str = "*"
     require_mount: bool = False
     file_mode: Annotated[int, BeforeValidator(_mode), Field(ge=0, le=0o777)] | None = None
+
+
+class _ProbedError(Exception):
+    """Leaves the block of a file that is not wanted."""
 
 
 class LocalStore:
@@ -131,7 +135,9 @@ class LocalStore:
             raise _translated(error, str(place), "delete") from None
 
     @contextlib.contextmanager
-    def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> Iterator[LocalWriter]:
+    def open_write(
+        self, path: str, *, size: int | None = None, exists: Exists = "replace", on_begin: Callable[[str], None] | None = None
+    ) -> Iterator[LocalWriter]:
         """See `FileDestination.open_write`."""
         self._check_mount()
         place = self._place(path)
@@ -139,22 +145,29 @@ class LocalStore:
             blocked = place.exists() and not place.is_file()
         if blocked:
             raise ConfigurationError(f"{place} is a folder or a device, not a file; choose another name")
-        with LocalWriter(place, self._options.file_mode, size, exists) as writer:
+        writer = LocalWriter(place, self._options.file_mode, size, exists)
+        if on_begin is not None:
+            on_begin(writer.temporary_name)
+        with writer:
             yield writer
 
-    def sweep(self, swept: Iterable[str]) -> int:
-        """Remove temporary files of runs that were killed."""
-        count = 0
-        for path in swept:
-            place = self._place(path)
-            token = "0" * 2 * _TOKEN_BYTES
-            start = _temporary_name(place.name, token).removesuffix(f"{token}.part")
-            ours = re.compile(rf"{re.escape(start)}[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.part")
-            with _translating(place, "sweep"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                for leftover in [entry for entry in place.parent.iterdir() if ours.fullmatch(entry.name)]:
-                    leftover.unlink(missing_ok=True)
-                    count += 1
-        return count
+    def probe(self, path: str) -> None:
+        """Make the temporary file, and folders that are missing, and remove them."""
+        with contextlib.suppress(_ProbedError), self.open_write(path):
+            raise _ProbedError
+
+    def sweep(self, path: str, leftover: str) -> bool:
+        """Remove the temporary file of a run that was killed."""
+        place = self._place(path)
+        if "/" in leftover or not _TEMPORARY.fullmatch(leftover):
+            return False
+        try:
+            place.with_name(leftover).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise _translated(error, str(place), "sweep") from None
+        return True
 
     def _place(self, path: str) -> Path:
         return self._root / paths.checked(path)
@@ -206,6 +219,11 @@ class LocalWriter:
         self._handle: BinaryIO | None = None
         self._finished = False
         self._receipt: Receipt | None = None
+
+    @property
+    def temporary_name(self) -> str:
+        """The name that the file has until it is published."""
+        return self._temporary.name
 
     @property
     def receipt(self) -> Receipt:

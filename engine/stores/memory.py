@@ -15,7 +15,7 @@ from engine.paths import File
 from engine.results import Receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from engine.protocols import Exists, FileInfo
 
@@ -59,8 +59,11 @@ class MemoryStore:
         del self._files[file.path]
 
     @contextlib.contextmanager
-    def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> Iterator[MemoryWriter]:
-        """See `FileDestination.open_write`."""
+    def open_write(
+        self, path: str, *, size: int | None = None, exists: Exists = "replace", on_begin: Callable[[str], None] | None = None
+    ) -> Iterator[MemoryWriter]:
+        """See `FileDestination.open_write`; a kill leaves nothing, so `on_begin` is told nothing."""
+        del on_begin
         writer = MemoryWriter(paths.checked(path), size)
         yield writer
         writer.finish()
@@ -72,10 +75,14 @@ class MemoryStore:
             self._files[path] = (File(path, len(data), None, str(next(self._versions))), data)
         writer.published = Receipt(len(data), hashlib.sha256(data).hexdigest(), "checksum", replaced)
 
-    def sweep(self, swept: Iterable[str]) -> int:
+    def probe(self, path: str) -> None:
+        """Memory takes any proper path."""
+        paths.checked(path)
+
+    def sweep(self, path: str, leftover: str) -> bool:
         """Nothing of a killed process is left in memory."""
-        del swept
-        return 0
+        del path, leftover
+        return False
 
     def _same(self, file: FileInfo) -> bytes:
         found = self._files.get(file.path)

@@ -16,14 +16,14 @@ from pydantic import Field, field_validator
 
 from engine import paths
 from engine.errors import ConfigurationError, ConnectionFailed, TransferFailed
-from engine.options import Options, Secret
+from engine.options import ENVIRONMENT, Options, Secret
 from engine.paths import File
 from engine.stores.s3_errors import FAILURES, code, status, translated
 from engine.stores.s3_upload import PARTS_AT_ONCE, SINGLE_REQUEST_BYTES, S3Writer
 from engine.stores.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from types_boto3_s3 import S3Client
 
@@ -35,7 +35,7 @@ _LONGEST_KEY = 1024
 
 
 def _environment(name: str) -> Any:
-    return Field(default_factory=lambda: os.environ.get(name) or None)
+    return Field(default_factory=lambda: os.environ.get(name) or None, json_schema_extra={ENVIRONMENT: name})
 
 
 class S3Options(Options):
@@ -220,26 +220,48 @@ class S3Store:
             raise self.translated(error, f"delete s3://{place['Bucket']}/{place['Key']}") from None
 
     @contextlib.contextmanager
-    def open_write(self, path: str, *, size: int | None = None, exists: Exists = "replace") -> Iterator[S3Writer]:
+    def open_write(
+        self, path: str, *, size: int | None = None, exists: Exists = "replace", on_begin: Callable[[str], None] | None = None
+    ) -> Iterator[S3Writer]:
         """See `FileDestination.open_write`; an absent bucket or wrong keys show here, before any row is read."""
         standing = self._standing(path)
         if standing is not None and exists == "fail":
             raise ConfigurationError(f"{self.url(path)} exists already (if_exists: fail); nothing was replaced")
-        with S3Writer(self, path, declared=size, exists=exists, replaces=standing is not None) as writer:
+        with S3Writer(self, path, declared=size, exists=exists, replaces=standing is not None, on_begin=on_begin) as writer:
             yield writer
 
-    def sweep(self, swept: Iterable[str]) -> int:
-        """Abort multipart uploads that killed runs left for these paths; parts cost money until then."""
-        count = 0
+    def probe(self, path: str) -> None:
+        """Begin a multipart upload and abort it, which leaves nothing, not even a version."""
+        self._standing(path)
+        place: dict[str, Any] = {"Bucket": self.options.bucket, "Key": self.key(path)}
         try:
-            for key in (self.key(path) for path in swept):
-                pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.options.bucket, Prefix=key)
-                for upload in [u for page in pages for u in page.get("Uploads", ()) if u["Key"] == key]:
-                    self.client.abort_multipart_upload(Bucket=self.options.bucket, Key=key, UploadId=upload["UploadId"])
-                    count += 1
+            upload = self.client.create_multipart_upload(**place)
+            self.client.abort_multipart_upload(**place, UploadId=upload["UploadId"])
         except FAILURES as error:
-            raise self.translated(error, f"abort uploads in s3://{self.options.bucket}") from None
-        return count
+            raise self.translated(error, f"write {self.url(path)}") from None
+
+    def sweep(self, path: str, leftover: str) -> bool:
+        """Abort the multipart upload of a run that was killed; its parts cost money until then.
+
+        A run that was killed between the server's answer and its own note of it left an upload that nobody knows (`leftover` is empty): of those
+        that stand at this very key, the ones without parts are aborted.
+        """
+        place: dict[str, Any] = {"Bucket": self.options.bucket, "Key": self.key(path)}
+        try:
+            found = (leftover,) if leftover else tuple(self._empty_uploads(place))
+            for upload in found:
+                self.client.list_parts(**place, UploadId=upload, MaxParts=1)  # SeaweedFS aborts what is not there without a word
+                self.client.abort_multipart_upload(**place, UploadId=upload)
+        except FAILURES as error:
+            if status(error) in {400, 404}:  # completed or aborted before; or no id of an upload
+                return False
+            raise self.translated(error, f"abort an upload of {self.url(path)}") from None
+        return bool(found)
+
+    def _empty_uploads(self, place: dict[str, Any]) -> Iterator[str]:
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=place["Bucket"], Prefix=place["Key"])
+        uploads = [u["UploadId"] for page in pages for u in page.get("Uploads", ()) if u["Key"] == place["Key"]]
+        return (upload for upload in uploads if not self.client.list_parts(**place, UploadId=upload, MaxParts=1).get("Parts"))
 
     def translated(self, error: Failure, verb: str) -> FerryError:
         """Boto's error in our words."""

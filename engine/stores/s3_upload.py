@@ -23,7 +23,7 @@ from engine.results import Receipt
 from engine.stores.s3_errors import FAILURES, code, status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from engine.protocols import Exists
@@ -62,7 +62,7 @@ def largest_object(chunk: int) -> int:
 class S3Writer:
     """A streaming upload (`FileWriter`). Nothing stands at the key before the block is left without an exception."""
 
-    def __init__(self, store: S3Store, path: str, *, declared: int | None, exists: Exists, replaces: bool) -> None:
+    def __init__(self, store: S3Store, path: str, *, declared: int | None, exists: Exists, replaces: bool, on_begin: Callable[[str], None] | None) -> None:
         self.size = 0
         self._store = store
         self._path = path
@@ -71,6 +71,7 @@ class S3Writer:
         self._declared = declared
         self._condition = {"IfNoneMatch": "*"} if exists == "fail" else {}
         self._replaces = replaces
+        self._on_begin = on_begin
         self._mark = secrets.token_hex(8)
         self._digest = hashlib.sha256()
         self._chunk = store.options.chunk_size_mb * MIB
@@ -171,6 +172,8 @@ class S3Writer:
             # AWS refuses parts with a checksum that was not announced here.
             algorithm = {"ChecksumAlgorithm": "CRC32"} if self._store.options.request_checksums else {}
             self._upload_id = self._request("begin", "create_multipart_upload", Metadata={_MARK: self._mark}, **algorithm)["UploadId"]
+            if self._on_begin is not None:
+                self._on_begin(self._upload_id)
             self._uploaders = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="ferry-upload")
         while self._waiting:
             self._send(self._waiting.pop(0))

@@ -258,15 +258,51 @@ def test_urls_name_the_file_and_hold_no_secret(store: Any, s3_server: Any) -> No
 def test_sweep_removes_what_a_killed_run_left_and_nothing_else(store: Any, leftovers: Callable[[], list[str]], name: str) -> None:
     put(store, f"a/{name}", b"x")
     before = leftovers()
-    killed, alive = store.open_write(f"a/{name}"), store.open_write(f"a/{name}.csv")
+    told: list[str] = []
+    killed, alive = store.open_write(f"a/{name}", on_begin=told.append), store.open_write(f"a/{name}")
     killed.__enter__().write(bytes(26 * MIB))
     alive.__enter__().write(bytes(26 * MIB))
-    assert store.sweep([f"a/{name}", "no/such/folder/file"]) == (0 if isinstance(store, MemoryStore) else 1)
+    in_memory = isinstance(store, MemoryStore)
+    assert len(told) == (0 if in_memory else 1)
+    leftover = told[0] if told else "anything"
+    assert store.sweep(f"a/{name}", leftover) is not in_memory
+    assert store.sweep(f"a/{name}", leftover) is False
+    assert store.sweep("no/such/folder/file", leftover) is False
     assert not killed.__exit__(Failure, Failure(), None)
-    assert len(leftovers()) == len(before) + (0 if isinstance(store, MemoryStore) else 1)
-    alive.__exit__(None, None, None)
-    assert get(store, f"a/{name}.csv") == bytes(26 * MIB)
+    assert len(leftovers()) == len(before) + (0 if in_memory else 1)
     assert get(store, f"a/{name}") == b"x"
+    alive.__exit__(None, None, None)
+    assert get(store, f"a/{name}") == bytes(26 * MIB)
+
+
+def test_sweep_takes_no_other_name_for_a_leftover(store: Any) -> None:
+    put(store, "a/file", b"x")
+    put(store, "a/.other.part", b"x")
+    for name in ("file", "../a/file", ".other.part", ""):
+        assert store.sweep("a/file", name) is False
+    assert [f.path for f in store.list("a/*")] == ["a/.other.part", "a/file"]
+
+
+def test_a_probe_leaves_nothing(store: Any, leftovers: Callable[[], list[str]]) -> None:
+    store.probe("new/folder/file")
+    assert leftovers() == []
+    put(store, "file", b"x")
+    store.probe("file")
+    assert get(store, "file") == b"x"
+    assert [name.rpartition("/")[2] for name in leftovers()] == ["file"]
+    with pytest.raises(ConfigurationError):
+        store.probe("../file")
+
+
+def test_what_a_kill_leaves_is_told_before_it_is_there(store: Any, leftovers: Callable[[], list[str]]) -> None:
+    def refuse(leftover: str) -> None:
+        raise Failure(leftover)
+
+    if isinstance(store, MemoryStore):
+        pytest.skip("a kill leaves nothing in memory")
+    with pytest.raises(Failure), store.open_write("file", on_begin=refuse) as writer:
+        writer.write(bytes(26 * MIB))
+    assert leftovers() == []
 
 
 def test_a_finished_file_takes_no_more(store: Any) -> None:

@@ -1,4 +1,4 @@
-"""How PostgreSQL is reached: options, the libpq connection string, and its errors in our words."""
+"""How PostgreSQL is reached, as a source and as the control database: options, libpq's connection string, and its errors in our words."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import psycopg
 import psycopg.conninfo
 import psycopg.errors
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, QueryFailed, ResourceError
-from engine.options import Options, Secret
+from engine.options import ENVIRONMENT, Options, Secret, is_reference, resolve_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +23,14 @@ SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-
 _FIELD_OF_LIBPQ = {"user": "username", "dbname": "database", "host": "host", "port": "port", "password": "password", "sslmode": "sslmode"}
 _DRIVER_SUFFIX = re.compile(r"^(postgres(?:ql)?)\+\w+://")
 _OURS = frozenset({"connect_timeout", "application_name", "client_encoding", "options"})
+_WITHIN = "#password"
+"""`env:URL#password` is the password in the connection string kept there: what merging makes of a reference to a connection string."""
+
+
+def _password(value: object) -> object:
+    if isinstance(value, str) and is_reference(value) and value.endswith(_WITHIN):
+        return _parsed(value.removesuffix(_WITHIN)).get("password", "")
+    return value
 
 
 class PostgresOptions(Options):
@@ -40,12 +48,12 @@ class PostgresOptions(Options):
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
     database: str | None = None
     username: str | None = None
-    password: Secret | None = None
+    password: Annotated[Secret | None, BeforeValidator(_password)] = None
     connection_string: Secret | None = None
     sslmode: SslMode = "prefer"
     connect_timeout: Annotated[int, Field(ge=1)] = 10
     statement_timeout: Annotated[float, Field(ge=0)] | None = None
-    require_tls: bool = Field(default_factory=lambda: os.environ.get("FERRY_REQUIRE_TLS") == "1")
+    require_tls: bool = Field(default_factory=lambda: os.environ.get("FERRY_REQUIRE_TLS") == "1", json_schema_extra={ENVIRONMENT: "FERRY_REQUIRE_TLS"})
     parameters: dict[str, str] = Field(default_factory=dict, repr=False)
 
     @classmethod
@@ -83,21 +91,27 @@ class PostgresOptions(Options):
 
 
 def _expand(text: object) -> dict[str, Any]:
-    """Fields of a connection string: a URI (also SQLAlchemy's `postgresql+psycopg2://`) or `key=value` pairs."""
-    from pydantic import TypeAdapter, ValidationError
+    """Fields of a connection string: a URI (also SQLAlchemy's `postgresql+psycopg2://`), `key=value` pairs, or a reference to one.
 
-    try:
-        plain = TypeAdapter(Secret).validate_python(text).get_secret_value()
-        parsed = psycopg.conninfo.conninfo_to_dict(_DRIVER_SUFFIX.sub(r"\1://", plain))
-    except ValidationError as error:
-        raise ConfigurationError(f"'connection_string' {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    except psycopg.Error:
-        raise ConfigurationError("'connection_string' is no PostgreSQL connection string (postgresql://user@host:port/database)") from None
-    fields = {_FIELD_OF_LIBPQ[k]: v for k, v in parsed.items() if k in _FIELD_OF_LIBPQ}
+    The password of a referenced one stays a reference, so that a merged configuration holds no secret that was kept out of it.
+    """
+    parsed = _parsed(text)
+    fields: dict[str, Any] = {_FIELD_OF_LIBPQ[k]: v for k, v in parsed.items() if k in _FIELD_OF_LIBPQ}
+    if "password" in fields and isinstance(text, str) and is_reference(text):
+        fields["password"] = text + _WITHIN
     rest = {k: str(v) for k, v in parsed.items() if k not in _FIELD_OF_LIBPQ and k not in _OURS}
     if "connect_timeout" in parsed:
         fields["connect_timeout"] = parsed["connect_timeout"]
     return {**fields, "parameters": rest} if rest else fields
+
+
+def _parsed(text: object) -> dict[str, Any]:
+    try:
+        return psycopg.conninfo.conninfo_to_dict(_DRIVER_SUFFIX.sub(r"\1://", str(resolve_reference(text))))
+    except ValueError as error:
+        raise ConfigurationError(f"'connection_string' {error}") from None
+    except psycopg.Error:
+        raise ConfigurationError("'connection_string' is no PostgreSQL connection string (postgresql://user@host:port/database)") from None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,263 @@
+"""One run of a connector, the same wherever it was started: `engine.run_connector`, `ferry run`, a Prefect worker, a schedule, the API.
+
+    record (started) → configuration → lease → job → record (success, failed, skipped)
+
+The sequence stands here once. Its four steps are named as the platform knows them (specification 4); Prefect's flow hands in tasks of the same
+names, which call the functions below. Correctness rests on the lease: without one nothing runs, and before each publication and each deletion
+the ledger asks the control database whether it is still held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import uuid
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from engine import jobs, layers, reaper, workers
+from engine.control import connectors, leases, runs
+from engine.control.database import ControlDatabase
+from engine.errors import FerryError, Interrupted, ProcessingError, describe, frames
+from engine.results import RunResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.routes.export import Progress
+
+_log = logging.getLogger("engine")
+FILES_IN_SUMMARY = 20
+
+
+class Observer:
+    """Who is told how a run goes. Nothing here may block or raise: data is moving meanwhile."""
+
+    def progress(self, now: Progress) -> None:
+        """After each batch."""
+
+    def finished(self, result: RunResult) -> None:
+        """Everything is delivered."""
+
+    def failed(self, error: FerryError) -> None:
+        """It went wrong, and was logged."""
+
+
+_observer: ContextVar[Observer] = ContextVar("observer", default=Observer())  # noqa: B039 - it keeps nothing
+
+
+def create_run_record(connector_id: int, prefect_flow_run_id: str) -> int:
+    """Insert a run record with status `started` (specification 4.2).
+
+    Returns:
+        The record's id.
+
+    Raises:
+        FerryError: The control database did not take it.
+    """
+    with ControlDatabase() as control:
+        return workers.call(lambda: runs.create_run_record(control, connector_id, prefect_flow_run_id))
+
+
+def read_connector_config(connector_id: int) -> dict[str, Any]:
+    """The merged configuration of a connector (specification 4.1), references to secrets not resolved.
+
+    Returns:
+        `connector_id, connector_name, source_type, source_config, destination_type, destination_config`.
+
+    Raises:
+        ConfigurationError: (a `ValueError`) No such connector, or one that is not complete.
+    """
+    with ControlDatabase() as control:
+        return layers.merged_connector(workers.call(lambda: connectors.read_connector(control, connector_id)))
+
+
+def run_dlt_pipeline(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Move the data of one connector, under its lease (specification 4.3).
+
+    Args:
+        config: As `read_connector_config` gives it; also `run_id` and `prefect_flow_run_id`, where there is a record.
+
+    Returns:
+        `status` (`success`, `failed`, `skipped`), `rows_ingested`, `log_summary`. Errors are logged and returned, not raised.
+    """
+    try:
+        return _under_lease(config)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the record must end with it
+        return _failure(config.get("connector_id"), config.get("run_id"), error)
+
+
+def update_run_record(run_id: int, status: str, rows_ingested: int | None = None, log_summary: str | None = None) -> None:
+    """End a run record (specification 4.4); a control database that is away is waited for.
+
+    Raises:
+        FerryError: It stayed away. The record is closed as abandoned by whichever engine comes next.
+    """
+    with ControlDatabase() as control:
+        workers.call(lambda: runs.update_run_record(control, run_id, status, rows_ingested, log_summary))
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The four steps, as they are called; Prefect's flow has tasks in their places."""
+
+    create_run_record: Callable[[int, str], int] = create_run_record
+    read_connector_config: Callable[[int], dict[str, Any]] = read_connector_config
+    run_dlt_pipeline: Callable[[dict[str, Any]], dict[str, Any]] = run_dlt_pipeline
+    update_run_record: Callable[[int, str, int, str], None] = update_run_record
+
+
+def run(connector_id: int, flow_run_id: str | None = None, *, steps: Steps | None = None, observer: Observer | None = None) -> dict[str, Any]:
+    """Run a connector from its record's beginning to its record's end.
+
+    Args:
+        connector_id: `cai_connectors.id`.
+        flow_run_id: Prefect's, for correlation; a new UUID where there is none.
+        steps: What to call for each step.
+        observer: Who is told how it goes.
+
+    Returns:
+        What `run_dlt_pipeline` returned, and `run_id` (None where the record could not be made).
+
+    Raises:
+        BaseException: Only what stops a process (Ctrl-C, SIGTERM, Prefect's cancellation); the record says `cancelled:` then.
+    """
+    steps, flow_run_id = steps or Steps(), flow_run_id or str(uuid.uuid4())
+    told = _observer.set(observer or Observer())
+    run_id: int | None = None
+    try:
+        reaper.before_run(connector_id)
+        run_id = _begin(steps, connector_id, flow_run_id)
+        outcome = _work(steps, connector_id, run_id, flow_run_id)
+        _end(steps, run_id, outcome)
+    except BaseException as stop:
+        _end(Steps(), run_id, _cancelled(stop))
+        raise
+    finally:
+        _observer.reset(told)
+    return {**outcome, "run_id": run_id}
+
+
+def run_connector(connector_id: int, *, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+    """Run a connector of the control database (`DATABASE_URL`), without Prefect.
+
+    Args:
+        connector_id: `cai_connectors.id`.
+        on_progress: Called in this thread after each batch.
+
+    Returns:
+        What was delivered; `status` is `skipped`, and `notes` name the holder, when another run of the connector is under way.
+
+    Raises:
+        FerryError: What went wrong; the run record says the same.
+
+    Example:
+        >>> engine.run_connector(7)  # doctest: +SKIP
+    """
+    started, told = time.monotonic(), _Told(on_progress)
+    ControlDatabase().close()  # a DATABASE_URL that is missing or malformed is the caller's to see, not a warning
+    outcome = run(connector_id, observer=told)
+    if told.error is not None:
+        raise told.error
+    if told.result is None:
+        return RunResult(0, 0, time.monotonic() - started, None, (), (outcome["log_summary"],), "skipped", outcome["run_id"])
+    return replace(told.result, run_id=outcome["run_id"])
+
+
+class _Told(Observer):
+    """Keeps what a caller of `run_connector` gets."""
+
+    def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
+        self.result: RunResult | None = None
+        self.error: FerryError | None = None
+        self._on_progress = on_progress
+
+    def progress(self, now: Progress) -> None:
+        if self._on_progress is not None:
+            self._on_progress(now)
+
+    def finished(self, result: RunResult) -> None:
+        self.result = result
+
+    def failed(self, error: FerryError) -> None:
+        self.error = error
+
+
+def _begin(steps: Steps, connector_id: int, flow_run_id: str) -> int | None:
+    try:
+        run_id = steps.create_run_record(connector_id, flow_run_id)
+    except Exception as error:  # noqa: BLE001 - no record is no reason not to run (specification 4.2)
+        _log.warning("connector %s: no run record could be made, the run goes on without: %s", connector_id, describe(error))
+        return None
+    _log.info("connector %s: run %s begins (flow run %s)", connector_id, run_id, flow_run_id)
+    return run_id
+
+
+def _work(steps: Steps, connector_id: int, run_id: int | None, flow_run_id: str) -> dict[str, Any]:
+    try:
+        config = steps.read_connector_config(connector_id)
+        return steps.run_dlt_pipeline({**config, "run_id": run_id, "prefect_flow_run_id": flow_run_id})
+    except Exception as error:  # noqa: BLE001 - as in run_dlt_pipeline
+        return _failure(connector_id, run_id, error)
+
+
+def _end(steps: Steps, run_id: int | None, outcome: Mapping[str, Any]) -> None:
+    if run_id is None:
+        return
+    values = (run_id, outcome["status"], outcome["rows_ingested"], outcome["log_summary"])
+    try:
+        try:
+            steps.update_run_record(*values)
+        except FerryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - an orchestrator that is gone must not keep the record from ending
+            _log.warning("run %s: the step update_run_record failed, its function is called directly: %s", run_id, describe(error))
+            update_run_record(*values)
+    except FerryError as error:
+        _log.error("run %s: its record could not be ended as %s, and will be closed as abandoned: %s", run_id, outcome["status"], error)
+
+
+def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
+    connector_id, run_id = config["connector_id"], config.get("run_id")
+    job = jobs.connector_job(config)
+    claim = workers.call(lambda: leases.acquire(connector_id, run_id, config.get("prefect_flow_run_id")))
+    if isinstance(claim, leases.Holder):
+        summary = f"skipped: connector {connector_id} is being run by {claim}"
+        _log.info("connector %s: run %s %s", connector_id, run_id, summary)
+        return {"status": "skipped", "rows_ingested": 0, "log_summary": summary}
+    observer = _observer.get()
+    with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(claim)
+        control = stack.enter_context(ControlDatabase())
+        stack.enter_context(workers.watching(lease.check))
+        _log.info("connector %s: run %s moves %s to %s (lease token %s)", connector_id, run_id, config["source_type"], config["destination_type"], lease.token)
+        result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url))
+    for file in result.files:
+        _log.info("connector %s: %s %s, %s rows, %s bytes, sha256 %s", connector_id, file.state, file.path, file.rows, file.bytes, file.sha256)
+    for note in result.notes:
+        _log.warning("connector %s: %s", connector_id, note)
+    _log.info("connector %s: run %s ends with success: %s rows, %s bytes in %.2f s", connector_id, run_id, result.rows, result.bytes, result.seconds)
+    observer.finished(result)
+    return {"status": "success", "rows_ingested": result.rows, "log_summary": _summary(result)}
+
+
+def _summary(result: RunResult) -> str:
+    shown = replace(result, files=result.files[:FILES_IN_SUMMARY])
+    more = len(result.files) - FILES_IN_SUMMARY
+    return str(shown) + (f"\n… and {more:,} more files (ferry runs show)" if more > 0 else "")
+
+
+def _failure(connector_id: object, run_id: object, error: Exception) -> dict[str, Any]:
+    """The outcome of a run that failed; logged here, once, with its frames."""
+    ours = error if isinstance(error, FerryError) else ProcessingError(describe(error))
+    _log.error("connector %s: run %s failed: %s\n%s", connector_id, run_id, ours, frames(error))
+    _observer.get().failed(ours)
+    return {"status": "failed", "rows_ingested": 0, "log_summary": str(ours)}
+
+
+def _cancelled(stop: BaseException) -> dict[str, Any]:
+    why = str(stop) if isinstance(stop, Interrupted) else f"the run was told to stop ({type(stop).__name__})"
+    _log.warning("%s; what was not finished is removed", why)
+    return {"status": "failed", "rows_ingested": 0, "log_summary": f"cancelled: {why}; what was not finished is removed"}

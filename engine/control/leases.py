@@ -1,0 +1,253 @@
+"""One run of a connector at a time: a lease row with a fencing token, and the ledger that only its holder may write.
+
+A lease, not an advisory lock: a pooler hands a session's lock to somebody else, a restart of the database drops it while the run goes on, and it fences
+nothing. The database's clock alone decides when a lease has ended.
+
+    acquire ── renew ── renew ── … ── release          every write to the ledger asks: is this token still the holder's?
+        └──────── no renewal for `seconds` ──────► expired: closed by whoever comes next (`engine.reaper`), and the token is worth nothing
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from engine.control.database import ControlDatabase
+from engine.control.runs import RUNNING
+from engine.errors import ConfigurationError, FerryError, LeaseLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from engine.control.database import Row
+    from engine.results import LedgerState, Receipt
+
+DEFAULT_SECONDS = 60.0
+VARIABLE = "FERRY_LEASE_SECONDS"
+RENEWALS = 4  # in the life of a lease, so that some may fail
+_log = logging.getLogger("engine")
+
+
+def lease_seconds() -> float:
+    """How long a lease lasts without renewal: `FERRY_LEASE_SECONDS`, else a minute.
+
+    Raises:
+        ConfigurationError: No number of seconds from 2 on.
+    """
+    text = os.environ.get(VARIABLE) or str(DEFAULT_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 2 <= seconds <= 86_400:  # noqa: PLR2004 - below, a slow answer would lose it; above, the dead would hold it for days
+        raise ConfigurationError(f"{VARIABLE} is a number of seconds from 2 to 86400")
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who runs a connector now."""
+
+    run_id: int | None
+    flow_run_id: str | None
+    host: str
+    process: int
+
+    def __str__(self) -> str:
+        """`run 12 (flow run …) on HOST, process 4711`."""
+        run = f"run {self.run_id}" if self.run_id is not None else "a run without a record"
+        flow_run = f" (flow run {self.flow_run_id})" if self.flow_run_id else ""
+        return f"{run}{flow_run} on {self.host}, process {self.process}"
+
+
+def acquire(connector_id: int, run_id: int | None, flow_run_id: str | None, *, url: str | None = None) -> Lease | Holder:
+    """Take the lease of a connector, or learn who holds it.
+
+    Raises:
+        FerryError: The control database did not answer; without a lease nothing runs.
+    """
+    control, seconds = ControlDatabase(url), lease_seconds()
+    statement = """
+        INSERT INTO ferry_leases AS held (connector_id, token, run_id, flow_run_id, host, process, acquired_at, renewed_at, expires_at)
+        VALUES (%s, 1, %s, %s, %s, %s, clock_timestamp(), clock_timestamp(), clock_timestamp() + make_interval(secs => %s))
+        ON CONFLICT (connector_id) DO UPDATE SET token = held.token + 1, run_id = excluded.run_id, flow_run_id = excluded.flow_run_id, host = excluded.host,
+            process = excluded.process, acquired_at = excluded.acquired_at, renewed_at = excluded.renewed_at, expires_at = excluded.expires_at
+        WHERE held.expires_at IS NULL OR held.expires_at < clock_timestamp()
+        RETURNING token
+    """
+    holder = "SELECT run_id, flow_run_id, host, process FROM ferry_leases WHERE connector_id = %s AND expires_at >= clock_timestamp()"
+    while True:
+        asked = time.monotonic()
+        taken = control.once(statement, (connector_id, run_id, flow_run_id, socket.gethostname(), os.getpid(), seconds))
+        if taken:
+            return Lease(control, url, connector_id, int(taken[0]["token"]), run_id, seconds, asked)
+        found = control.query(holder, (connector_id,))
+        if found:  # else it was released between the two questions
+            control.close()
+            return Holder(**found[0])
+
+
+class Lease:
+    """A lease that is held, and renewed by a thread of its own while its block lasts; leaving the block releases it.
+
+    Attributes:
+        connector_id: Whose lease.
+        token: Larger than that of every earlier holder.
+    """
+
+    def __init__(self, control: ControlDatabase, url: str | None, connector_id: int, token: int, run_id: int | None, seconds: float, asked: float) -> None:
+        self.connector_id = connector_id
+        self.token = token
+        self.run_id = run_id
+        self._control = control
+        self._url = url
+        self._seconds = seconds
+        self._until = asked + seconds  # counted from before the question, so that our clock never ends it later than the database's
+        self._refused = False
+        self._released = threading.Event()
+        self._renewer = threading.Thread(target=self._renew_until_released, name="ferry-lease", daemon=True)
+
+    def check(self) -> None:
+        """Whether the lease is held, as far as this process knows; costs nothing.
+
+        Raises:
+            LeaseLost: It was refused, or could not be renewed in time.
+        """
+        if self._refused or time.monotonic() >= self._until:
+            raise self.lost()
+
+    def lost(self) -> LeaseLost:
+        """The error of a run that may not go on."""
+        why = "was taken over" if self._refused else f"could not be renewed for {self._seconds:.0f} s"
+        return LeaseLost(f"the lease of connector {self.connector_id} (token {self.token}) {why}; the run stopped, and published nothing more", transient=True)
+
+    def refuse(self) -> LeaseLost:
+        """The database has said that the lease is not ours any more."""
+        self._refused = True
+        return self.lost()
+
+    def __enter__(self) -> Self:
+        self._renewer.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._released.set()
+        self._renewer.join(timeout=1)
+        release = "UPDATE ferry_leases SET expires_at = NULL WHERE connector_id = %s AND token = %s RETURNING token"
+        try:
+            self._control.query(release, (self.connector_id, self.token), patience=5)
+        except FerryError as failure:
+            _log.warning("connector %s: the lease could not be released, and ends by itself within %.0f s: %s", self.connector_id, self._seconds, failure)
+        finally:
+            self._control.close()
+
+    def _renew_until_released(self) -> None:
+        renew = """
+            UPDATE ferry_leases SET renewed_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => %s)
+            WHERE connector_id = %s AND token = %s AND expires_at >= clock_timestamp() RETURNING token
+        """
+        with ControlDatabase(self._url) as control:
+            pause = self._seconds / RENEWALS
+            while not self._released.wait(pause):
+                asked = time.monotonic()
+                try:
+                    renewed = control.query(renew, (self._seconds, self.connector_id, self.token))
+                except FerryError as error:
+                    _log.warning("connector %s: the lease could not be renewed just now: %s", self.connector_id, error)
+                    pause = min(1.0, self._seconds / RENEWALS)
+                    continue
+                pause = self._seconds / RENEWALS
+                if not renewed:
+                    self._refused = True
+                    return
+                self._until = asked + self._seconds
+
+
+class Ledger:
+    """What a run does to each file (`Journal`): one guarded statement a row, refused when the lease is not this run's any more."""
+
+    def __init__(self, control: ControlDatabase, lease: Lease, url_of: Callable[[str], str]) -> None:
+        self._control = control
+        self._lease = lease
+        self._url_of = url_of
+
+    def record(self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None) -> None:
+        """See `Journal.record`. `FOR SHARE` keeps the lease from changing hands while the row is written."""
+        self._lease.check()
+        statement = """
+            WITH held AS (SELECT token FROM ferry_leases WHERE connector_id = %s AND token = %s AND expires_at >= clock_timestamp() FOR SHARE)
+            INSERT INTO ferry_files AS known
+                (connector_id, token, path, run_id, url, host, state, leftover, file_rows, file_bytes, sha256, verified, changed_at)
+            SELECT %s, token, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() FROM held
+            ON CONFLICT (connector_id, token, path) DO UPDATE SET state = excluded.state, leftover = COALESCE(excluded.leftover, known.leftover),
+                file_rows = excluded.file_rows, file_bytes = excluded.file_bytes, sha256 = excluded.sha256, verified = excluded.verified,
+                changed_at = excluded.changed_at
+            RETURNING token
+        """
+        lease = self._lease
+        known = (receipt.bytes, receipt.sha256, receipt.verified) if receipt is not None else (None, None, None)
+        values = (
+            lease.connector_id,
+            lease.token,
+            lease.connector_id,
+            path,
+            lease.run_id,
+            self._url_of(path),
+            socket.gethostname(),
+            state,
+            leftover,
+            rows,
+            *known,
+        )
+        if not self._control.query(statement, values, patience=5):
+            raise lease.refuse()
+
+
+def close_expired(control: ControlDatabase) -> list[Row]:
+    """End the records of runs whose lease has expired, and of runs that died before they had one or after they gave it back. Returns `id, connector_id, prefect_flow_run_id`.
+
+    The rows of leases stay, with their tokens. A record without a lease is closed only if ferry made it, and when it is older than a lease lives.
+    """
+    expired = """
+        WITH expired AS (
+            UPDATE ferry_leases SET expires_at = NULL WHERE expires_at < clock_timestamp() RETURNING run_id, host, process, renewed_at
+        )
+        UPDATE cai_connector_runs r
+        SET status = 'failed', finished_at = NOW(), rows_ingested = COALESCE(rows_ingested, 0),
+            log_summary = format('abandoned: no sign of life since %%s from process %%s on %%s; what it had not finished is removed, a new run may start',
+                                 to_char(e.renewed_at, 'YYYY-MM-DD HH24:MI:SS TZ'), e.process, e.host)
+        FROM expired e WHERE r.id = e.run_id AND r.status = 'started'
+        RETURNING r.id, r.connector_id, r.prefect_flow_run_id
+    """
+    leaseless = """
+        UPDATE cai_connector_runs r
+        SET status = 'failed', finished_at = NOW(), rows_ingested = COALESCE(rows_ingested, 0),
+            log_summary = 'abandoned: its process ended without a word (it was ' || r.log_summary || '); its files are what ferry runs show tells'
+        WHERE r.status = 'started' AND r.log_summary LIKE %s AND r.started_at < LOCALTIMESTAMP - make_interval(secs => %s)
+          AND NOT EXISTS (SELECT FROM ferry_leases l WHERE l.run_id = r.id AND l.expires_at IS NOT NULL)
+        RETURNING r.id, r.connector_id, r.prefect_flow_run_id
+    """
+    return control.once(expired) + control.once(leaseless, (RUNNING + "%", lease_seconds()))
+
+
+def unfinished_files(control: ControlDatabase) -> list[Row]:
+    """Ledger rows of runs that are over which say that a file was being written: `connector_id, token, path, url, host, state, leftover`."""
+    statement = """
+        SELECT f.connector_id, f.token, f.path, f.url, f.host, f.state, f.leftover FROM ferry_files f
+        WHERE f.state IN ('writing', 'publishing')
+          AND NOT EXISTS (SELECT FROM ferry_leases l WHERE l.connector_id = f.connector_id AND l.token = f.token AND l.expires_at IS NOT NULL)
+        ORDER BY f.connector_id, f.token, f.path
+    """
+    return control.query(statement)
+
+
+def mark_swept(control: ControlDatabase, file: Row) -> None:
+    """A row of `unfinished_files` is dealt with."""
+    statement = "UPDATE ferry_files SET state = 'swept', changed_at = clock_timestamp() WHERE connector_id = %s AND token = %s AND path = %s"
+    control.query(statement, (file["connector_id"], file["token"], file["path"]))

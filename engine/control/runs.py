@@ -1,0 +1,64 @@
+"""Run records (`cai_connector_runs`, specification 4.2 and 4.4), and what the ledger holds of each run."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.control.database import ControlDatabase, Row
+
+RUNNING = "running on "
+"""What the summary of a record begins with while it is `started`: so that ferry closes no record of somebody else's."""
+LARGEST_INTEGER = 2_147_483_647
+PATIENCE_SECONDS = 45.0
+"""How long the end of a run waits for a control database that is away: then the lease ends, and whoever comes next closes the record."""
+
+
+def create_run_record(control: ControlDatabase, connector_id: int, flow_run_id: str) -> int:
+    """Insert the record of a run that begins; returns its id."""
+    statement = """
+        INSERT INTO cai_connector_runs (connector_id, status, prefect_flow_run_id, started_at, log_summary)
+        VALUES (%s, 'started', %s, NOW(), %s) RETURNING id
+    """
+    return int(control.once(statement, (connector_id, flow_run_id, f"{RUNNING}{socket.gethostname()}, process {os.getpid()}"))[0]["id"])
+
+
+def update_run_record(control: ControlDatabase, run_id: int, status: str, rows_ingested: int | None = None, log_summary: str | None = None) -> None:
+    """End a record; what is None stays as it was. A count that INTEGER cannot hold is stored as the largest one that it can."""
+    statement = """
+        UPDATE cai_connector_runs
+        SET status = %s, finished_at = NOW(), rows_ingested = COALESCE(%s, rows_ingested), log_summary = COALESCE(%s, log_summary)
+        WHERE id = %s
+    """
+    rows = None if rows_ingested is None else min(rows_ingested, LARGEST_INTEGER)
+    control.query(statement, (status, rows, log_summary, run_id), patience=PATIENCE_SECONDS)
+
+
+def list_runs(control: ControlDatabase, *, connector_id: int | None = None, status: str | None = None, limit: int = 50) -> list[Row]:
+    """The newest records first: `id, connector_id, connector_name, status, prefect_flow_run_id, started_at, finished_at, rows_ingested, log_summary`."""
+    statement = """
+        SELECT r.id, r.connector_id, c.name AS connector_name, r.status, r.prefect_flow_run_id, r.started_at, r.finished_at, r.rows_ingested, r.log_summary
+        FROM cai_connector_runs r LEFT JOIN cai_connectors c ON c.id = r.connector_id
+        WHERE (%s::int IS NULL OR r.connector_id = %s) AND (%s::text IS NULL OR r.status = %s)
+        ORDER BY r.id DESC LIMIT %s
+    """
+    return control.query(statement, (connector_id, connector_id, status, status, limit))
+
+
+def find_run(control: ControlDatabase, run_id: int) -> Row | None:
+    """One record as in `list_runs`, or None."""
+    statement = """
+        SELECT r.id, r.connector_id, c.name AS connector_name, r.status, r.prefect_flow_run_id, r.started_at, r.finished_at, r.rows_ingested, r.log_summary
+        FROM cai_connector_runs r LEFT JOIN cai_connectors c ON c.id = r.connector_id
+        WHERE r.id = %s
+    """
+    found = control.query(statement, (run_id,))
+    return found[0] if found else None
+
+
+def files_of(control: ControlDatabase, run_id: int) -> list[Row]:
+    """The ledger's rows of one run: `url, state, file_rows, file_bytes, sha256, verified, changed_at`."""
+    statement = "SELECT url, state, file_rows, file_bytes, sha256, verified, changed_at FROM ferry_files WHERE run_id = %s ORDER BY path"
+    return control.query(statement, (run_id,))

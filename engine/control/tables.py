@@ -1,0 +1,143 @@
+"""The tables of the control database: made where they are missing (`ferry db init`), compared where they stand (`ferry db check`)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from engine.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.control.database import ControlDatabase
+
+LOOKUP_CODES = "ad_lookup_codes"
+# Types that do as well as ours: the platform's tables were made by its own migrations.
+_ALIKE = {
+    "jsonb": "json",
+    "text": "text",
+    "json": "json",
+    "character varying": "text",
+    "character": "text",
+    "bigint": "integer",
+    "timestamp with time zone": "timestamp",
+    "timestamp without time zone": "timestamp",
+}
+_JSON_COLUMNS = frozenset({"config", "source_config_override", "destination_config_override"})
+_WRITTEN = {"cai_connector_runs": "SELECT, INSERT, UPDATE", "ferry_leases": "SELECT, INSERT, UPDATE", "ferry_files": "SELECT, INSERT, UPDATE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What `check` found.
+
+    Attributes:
+        problems: One line each; empty when connectors can run.
+        statements: SQL that somebody with the right to do so may run to mend what is missing.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+
+
+def table_statements() -> dict[str, str]:
+    """The statements of `schema.sql`, by the name of their table."""
+    text = resources.files("engine.control").joinpath("schema.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- table: (\w+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def init(control: ControlDatabase, codes: Iterable[str]) -> list[str]:
+    """Make the tables that are missing, in one transaction; nothing that stands is altered.
+
+    Args:
+        control: The database.
+        codes: Type codes, put into `ad_lookup_codes` if, and only if, that table is made here.
+
+    Returns:
+        Names of the tables made.
+    """
+    connection, made = control.open(), []
+    try:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext('ferry db init'))")  # two at once would both find a table missing
+            for table, statements in table_statements().items():
+                if not _exists(connection, table):
+                    connection.execute(statements.encode())
+                    made.append(table)
+            if LOOKUP_CODES in made:
+                connection.cursor().executemany("INSERT INTO ad_lookup_codes (lookup_code) VALUES (%s)", [(code,) for code in codes])
+    except psycopg.errors.InsufficientPrivilege:
+        raise ConfigurationError(f"the role of DATABASE_URL may not create tables in the control database at {control.where}") from None
+    except psycopg.Error as error:
+        raise ConfigurationError(f"the tables could not be made in the control database at {control.where} (SQLSTATE {error.sqlstate})") from None
+    return made
+
+
+def check(control: ControlDatabase, codes: Iterable[str]) -> Check:
+    """Compare the tables that stand with those that ferry works with, and the rights of this role with those that it needs."""
+    found = Check()
+    for table, statements in table_statements().items():
+        if not control.query("SELECT 1 AS there WHERE to_regclass(%s) IS NOT NULL", (table,)):
+            found.problems.append(f"{table} is missing; ferry db init makes it")
+            continue
+        _compare_columns(control, table, statements, found)
+        wanted = _WRITTEN.get(table, "SELECT")
+        for right in wanted.split(", "):
+            if not control.query("SELECT 1 AS may WHERE has_table_privilege(%s, %s) OR has_any_column_privilege(%s, %s)", (table, right, table, right)):
+                found.problems.append(f"{table}: this role lacks {right}; see data/grants.sql")
+    if not any(problem.startswith(LOOKUP_CODES) for problem in found.problems):
+        known = {row["lookup_code"].strip().lower() for row in control.query("SELECT lookup_code FROM ad_lookup_codes WHERE lookup_code IS NOT NULL")}
+        missing = [code for code in codes if code not in known]
+        if missing:
+            found.problems.append(f"{LOOKUP_CODES} lacks the codes {', '.join(missing)} (only those that your connectors use are needed)")
+            found.statements.extend(f"INSERT INTO {LOOKUP_CODES} (lookup_code) VALUES ('{code}');" for code in missing)  # noqa: S608 - our own constants
+    return found
+
+
+def _exists(connection: psycopg.Connection[dict[str, object]], table: str) -> bool:
+    return connection.execute("SELECT 1 AS there WHERE to_regclass(%s) IS NOT NULL", (table,)).fetchone() is not None
+
+
+def _compare_columns(control: ControlDatabase, table: str, statements: str, found: Check) -> None:
+    statement = """
+        SELECT a.attname AS name, regexp_replace(format_type(a.atttypid, NULL), '\\(.*', '') AS type,
+            a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS demanded, a.atthasdef OR a.attidentity <> '' AS filled
+        FROM pg_attribute a WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
+    """
+    standing = {row["name"]: row for row in control.query(statement, (table,))}
+    expected = _columns(statements)
+    for name, type_name in expected.items():
+        if name not in standing:
+            found.problems.append(f"{table}.{name} is missing ({type_name})")
+        elif _kind(standing[name]["type"], name) != _kind(type_name, name):
+            found.problems.append(f"{table}.{name} is {standing[name]['type']}, not {type_name}")
+        elif name == "id" and table == "cai_connector_runs" and not standing[name]["filled"]:
+            found.problems.append(f"{table}.id has no default; a record cannot be made")
+    if table in _WRITTEN:
+        found.problems.extend(
+            f"{table}.{name} must be given, and ferry does not know it" for name, row in standing.items() if row["demanded"] and name not in expected
+        )
+
+
+def _columns(statements: str) -> dict[str, str]:
+    """Names and types of the columns that a CREATE TABLE of `schema.sql` makes."""
+    types = {
+        "SERIAL": "integer",
+        "VARCHAR": "character varying",
+        "CHAR": "character",
+        "TIMESTAMPTZ": "timestamp with time zone",
+        "TIMESTAMP": "timestamp without time zone",
+    }
+    columns = re.findall(r"^    ([a-z_0-9]+) ([A-Z]+)", statements, flags=re.MULTILINE)
+    return {name: types.get(word, word.lower()) for name, word in columns}
+
+
+def _kind(type_name: str, column: str) -> str:
+    kind = _ALIKE.get(type_name, type_name)
+    return "json" if column in _JSON_COLUMNS and kind == "text" else kind
