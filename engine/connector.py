@@ -258,6 +258,13 @@ def _failure(connector_id: object, run_id: object, error: Exception) -> dict[str
 
 
 def _cancelled(stop: BaseException) -> dict[str, Any]:
-    why = str(stop) if isinstance(stop, Interrupted) else f"the run was told to stop ({type(stop).__name__})"
-    _log.warning("%s; what was not finished is removed", why)
-    return {"status": "failed", "rows_ingested": 0, "log_summary": f"cancelled: {why}; what was not finished is removed"}
+    summary = f"cancelled: {_why(stop)}; what was not finished is removed"
+    _log.warning("%s", summary)
+    return {"status": "failed", "rows_ingested": 0, "log_summary": summary}
+
+
+def _why(stop: BaseException) -> str:
+    if isinstance(stop, KeyboardInterrupt):
+        return str(Interrupted())
+    number = getattr(stop, "signal", None)  # as Prefect's TerminationSignal carries it
+    return str(Interrupted(number)) if isinstance(number, int) else str(stop) if isinstance(stop, Interrupted) else f"told to stop ({type(stop).__name__})"

@@ -29,6 +29,17 @@ app.command("export", help=export.HELP)(export.export)
 app.command("demo", help=demo.HELP)(demo.demo)
 
 
+def _join_commands() -> None:
+    """Commands of other packages: this one knows no orchestrator, and `flows` joins its own."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="ferry.commands"):
+        entry.load()(app)
+
+
+_join_commands()
+
+
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback form
     if asked:
         from importlib.metadata import version

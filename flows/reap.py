@@ -1,0 +1,48 @@
+"""The flow behind the one-minute deployment `reap/default`: closes what dead runs left, and lets Prefect's own view follow."""
+
+from typing import Any
+from uuid import UUID
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+
+from engine import reaper
+from engine.errors import FerryError, ProcessingError, describe
+
+
+@flow(name="reap", persist_result=False)
+def reap() -> dict[str, Any]:
+    """Close the records of dead runs and remove their leftovers, for all connectors.
+
+    Returns:
+        `runs` (ids of the records closed), `leftovers` (how many were removed), `problems`.
+    """
+    try:
+        reaped = reaper.reap()
+    except FerryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - its text may hold what must not be shown
+        raise ProcessingError(describe(error)) from None
+    for run in reaped.runs:
+        _tell_prefect(run["prefect_flow_run_id"])
+    return {"runs": [run["id"] for run in reaped.runs], "leftovers": reaped.leftovers, "problems": reaped.problems}
+
+
+def _tell_prefect(flow_run_id: str | None) -> None:
+    """A flow run whose process is gone would stay Running for ever, and keep a slot of its worker pool.
+
+    The record may carry an id that is none of Prefect's: whoever called the engine gave it.
+    """
+    try:
+        known = UUID(flow_run_id or "")
+    except ValueError:
+        return
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_flow_run(known)
+        except ObjectNotFound:
+            return
+        if found.state is not None and not found.state.is_final():
+            client.set_flow_run_state(known, Crashed(message="abandoned: its process gave no sign of life"), force=True)
