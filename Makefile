@@ -19,7 +19,7 @@ demo: $(READY) ## Fill an embedded database, export it to a folder and to S3.
 	@$(BIN)/ferry demo $(ARGS)
 
 test: $(READY) ## Run the tests, on real servers.
-	@$(BIN)/pytest -n 2 $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(READY) ## Lint, format, types, import layers.
 	@$(BIN)/ruff check .

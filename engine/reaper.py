@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import socket
+import time
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from engine.control.database import Row
 
+PAST_THE_END_SECONDS = 0.1
 _log = logging.getLogger("engine")
 
 
@@ -40,15 +42,21 @@ class Reaped:
     problems: list[str] = field(default_factory=list)
 
 
-def reap(control: ControlDatabase | None = None) -> Reaped:
+def reap(*, patience: float = 0.0) -> Reaped:
     """Close the records of all dead runs and remove what they left.
+
+    Args:
+        patience: Seconds to wait at most for the end of a lease whose holder seems dead already: who comes only once a minute does not leave it to the next time.
 
     Raises:
         FerryError: The control database did not answer.
     """
-    with control or ControlDatabase() as database:
-        closed = _close(database)
-        removed, problems = _sweep(database, leases.unfinished_files(database))
+    with ControlDatabase() as control:
+        pause = leases.seconds_to_next_end(control) if patience else None
+        if pause is not None:
+            time.sleep(min(pause + PAST_THE_END_SECONDS, patience))
+        closed = _close(control)
+        removed, problems = _sweep(control, leases.unfinished_files(control))
     return Reaped(closed, removed, problems)
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
@@ -35,8 +37,10 @@ POOL = "default"
 QUEUE = "default"
 NAME = "default"
 DEPLOYMENT = f"{run_connector_pipeline.name}/{NAME}"
-REAP_SECONDS = 60
+REAP_INTERVAL = timedelta(minutes=1)
 SUPPORTED_MAJOR = "3."
+# Minutes during which no worker was up are not made up for, one process each. Three, since the slot of a run whose machine died stays taken for minutes.
+_FEW_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 3, "concurrency_options": ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,9 @@ def deploy() -> Deployed:
         version = _version(client)
         _make_pool(client)
         deployment_id = _make_deployment(client, run_connector_pipeline, "flows.connector.run_connector_pipeline")
-        reap_id = _make_deployment(client, reap, "flows.reap.reap", concurrency_limit=1)
+        reap_id = _make_deployment(client, reap, "flows.reap.reap", **_FEW_AT_A_TIME)
         if not client.read_deployment_schedules(reap_id):
-            client.create_deployment_schedules(reap_id, [DeploymentScheduleCreate(schedule=IntervalSchedule(interval=REAP_SECONDS), slug="every-minute")])  # type: ignore[arg-type]  # a number of seconds is taken
+            client.create_deployment_schedules(reap_id, [DeploymentScheduleCreate(schedule=IntervalSchedule(interval=REAP_INTERVAL), slug="every-minute")])
         return Deployed(str(PREFECT_API_URL.value()), version, str(deployment_id), POOL, QUEUE)
 
 
@@ -141,16 +145,10 @@ def _client() -> Iterator[SyncPrefectClient]:
 
 
 def _version(client: SyncPrefectClient) -> str:
-    """Asked for without Prefect's retries, so that a wrong address shows at once."""
-    url = str(PREFECT_API_URL.value())
-    auth = PREFECT_API_AUTH_STRING.value()
-    credentials = tuple(auth.get_secret_value().partition(":")[::2]) if auth else None
-    answer = httpx.get(f"{url.rstrip('/')}/admin/version", timeout=10, auth=credentials)  # type: ignore[arg-type]  # a pair
-    answer.raise_for_status()
-    del client
+    url = PREFECT_API_URL.value()
     try:
-        version = str(answer.json())
-    except ValueError:
+        version = str(client.api_version())
+    except ValueError:  # an answer that is no JSON
         version = ""
     if not version.startswith(SUPPORTED_MAJOR):
         raise ConfigurationError(f"{url} is no Prefect 3 server" + (f", but {version[:20]}" if version else ""))
@@ -168,7 +166,7 @@ def _make_pool(client: SyncPrefectClient) -> None:
         raise ConfigurationError(f"the work pool {POOL!r} is of type {pool.type!r}, and connectors run in one of type {ProcessWorker.type!r}")
 
 
-def _make_deployment(client: SyncPrefectClient, flow: Flow[..., Any], entrypoint: str, *, concurrency_limit: int | None = None) -> UUID:
+def _make_deployment(client: SyncPrefectClient, flow: Flow[..., Any], entrypoint: str, **more: Any) -> UUID:
     """Create the deployment, or bring it up to date: a second POST would take its schedules away."""
     values: dict[str, Any] = {
         "entrypoint": entrypoint,
@@ -177,12 +175,14 @@ def _make_deployment(client: SyncPrefectClient, flow: Flow[..., Any], entrypoint
         "description": (flow.description or "").partition("\n")[0],
         "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
         "enforce_parameter_schema": True,
+        "pull_steps": [],  # the package is installed wherever a worker runs
+        **more,
     }
     try:
         found = client.read_deployment_by_name(f"{flow.name}/{NAME}")
     except ObjectNotFound:
         flow_id = client.create_flow_from_name(flow.name)
-        return client.create_deployment(flow_id, NAME, concurrency_limit=concurrency_limit, **values)
+        return client.create_deployment(flow_id, NAME, **values)
     client.update_deployment(found.id, DeploymentUpdate(**values))
     return found.id
 

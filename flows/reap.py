@@ -11,6 +11,9 @@ from prefect.states import Crashed
 from engine import reaper
 from engine.errors import FerryError, ProcessingError, describe
 
+PATIENCE_SECONDS = 45.0
+"""Shorter than the minute to the next run of this flow, longer than half of a lease: a dead run is closed within its lease and a minute."""
+
 
 @flow(name="reap", persist_result=False)
 def reap() -> dict[str, Any]:
@@ -20,7 +23,7 @@ def reap() -> dict[str, Any]:
         `runs` (ids of the records closed), `leftovers` (how many were removed), `problems`.
     """
     try:
-        reaped = reaper.reap()
+        reaped = reaper.reap(patience=PATIENCE_SECONDS)
     except FerryError:
         raise
     except Exception as error:  # noqa: BLE001 - its text may hold what must not be shown

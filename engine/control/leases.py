@@ -251,3 +251,13 @@ def mark_swept(control: ControlDatabase, file: Row) -> None:
     """A row of `unfinished_files` is dealt with."""
     statement = "UPDATE ferry_files SET state = 'swept', changed_at = clock_timestamp() WHERE connector_id = %s AND token = %s AND path = %s"
     control.query(statement, (file["connector_id"], file["token"], file["path"]))
+
+
+def seconds_to_next_end(control: ControlDatabase) -> float | None:
+    """Seconds until the first lease ends whose holder has missed two renewals, and is probably dead; None without such a lease."""
+    statement = """
+        SELECT EXTRACT(epoch FROM min(expires_at) - clock_timestamp())::float8 AS left_over FROM ferry_leases
+        WHERE expires_at >= clock_timestamp() AND clock_timestamp() - renewed_at > (expires_at - renewed_at) / 2
+    """
+    found = control.query(statement)[0]["left_over"]
+    return None if found is None else float(found)
