@@ -76,6 +76,7 @@ def serve(*, host: str, port: int, limit: int | None = None, environment: Mappin
         subprocess.run([sys.executable, "-m", "flows.deploy"], env=seen, check=True, stdout=subprocess.DEVNULL)
         limited = ["--limit", str(limit)] if limit else []
         worker = stack.enter_context(_running(["worker", "start", "--pool", "default", "--type", "process", *limited], seen, log))
+        stack.callback(_stop_flow_runs, worker)
         yield Serving(host, port, worker, server)
 
 
@@ -125,6 +126,23 @@ def _running(command: Sequence[str], environment: Mapping[str, str], log: int | 
         yield process
     finally:
         _stop(process)
+
+
+def _stop_flow_runs(worker: subprocess.Popen[bytes]) -> None:
+    """Let the flow runs clean up and end their records: a worker that is told to stop kills them (SIGKILL)."""
+    import psutil
+
+    deadline = time.monotonic() + STOP_SECONDS
+    asked: set[int] = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(worker.pid)
+        while (children := parent.children(recursive=True)) and time.monotonic() < deadline:
+            for child in children:  # again and again: the worker may start another one meanwhile
+                if child.pid not in asked:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.terminate()
+                    asked.add(child.pid)
+            psutil.wait_procs(children, timeout=POLL_SECONDS)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
