@@ -1,4 +1,4 @@
-"""`ferry deploy | schedule | unschedule | schedules | serve`, joined to `ferry` by the entry point group `ferry.commands`."""
+"""`ferry deploy | schedule | unschedule | schedules | serve | demo`, joined to `ferry` by the entry point group `ferry.commands`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from engine.errors import ConfigurationError, Interrupted
+from flows import demo
 
 DEPLOY_HELP = """Make the work pool and the deployments on the Prefect server that PREFECT_API_URL names.
 
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("unschedule", help="Take the schedule of connector ID away.")(unschedule)
     app.command("schedules", help="List the schedules of all connectors.")(schedules)
     app.command("serve", help=SERVE_HELP)(serve)
+    app.command("demo", help=demo.HELP)(demo.demo)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from engine.cli import demo, export
+from engine.cli import export
 from engine.errors import FerryError, Interrupted, describe, frames
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("export", help=export.HELP)(export.export)
-app.command("demo", help=demo.HELP)(demo.demo)
 
 
 def _join_commands() -> None:
