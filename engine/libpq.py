@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -13,6 +12,7 @@ import psycopg.conninfo
 import psycopg.errors
 from pydantic import BeforeValidator, Field
 
+from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, QueryFailed, ResourceError
 from engine.options import ENVIRONMENT, Options, Secret, is_reference, resolve_reference
 
@@ -134,7 +134,7 @@ def is_encrypted(connection: psycopg.Connection[Any]) -> bool:
     if connection.pgconn.ssl_in_use:
         return True
     address = connection.info.hostaddr
-    return not address or ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    return not address or is_loopback(address)
 
 
 # libpq reports failed logins as text alone; each line of its own text is matched to one sentence of ours.

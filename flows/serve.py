@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, ProcessingError
 
 if TYPE_CHECKING:
@@ -65,15 +66,18 @@ def serve(*, host: str, port: int, limit: int | None = None, environment: Mappin
         log: A file descriptor for their output; None leaves it on this process's own.
 
     Raises:
-        ConfigurationError: The port is taken.
+        ConfigurationError: The port is taken, or other machines would be served without asking them for an auth string.
         ConnectionFailed: The server did not start.
     """
-    _check_port(host, port)
     seen = _environment(host, port, environment or {})
+    if not is_loopback(host) and "PREFECT_SERVER_API_AUTH_STRING" not in seen:
+        raise ConfigurationError(f"--host {host} serves other machines: set PREFECT_SERVER_API_AUTH_STRING to a user:password first")
+    _check_port(host, port)
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_running(["server", "start", "--host", host, "--port", str(port)], seen, log))
         _wait_for_server(f"http://{host}:{port}/api/health", server)
-        subprocess.run([sys.executable, "-m", "flows.deploy"], env=seen, check=True, stdout=subprocess.DEVNULL)
+        if subprocess.run([sys.executable, "-m", "flows.deploy"], env=seen, check=False, stdout=subprocess.DEVNULL, stderr=log).returncode:
+            raise ProcessingError("the deployments could not be made; the output above, or the log, says why")
         limited = ["--limit", str(limit)] if limit else []
         worker = stack.enter_context(_running(["worker", "start", "--pool", "default", "--type", "process", *limited], seen, log))
         stack.callback(_stop_flow_runs, worker)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import ipaddress
 import os
 import threading
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Literal, cast
@@ -15,6 +14,7 @@ from botocore.config import Config
 from pydantic import Field, field_validator
 
 from engine import paths
+from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, TransferFailed
 from engine.options import ENVIRONMENT, Options, Secret
 from engine.paths import File
@@ -292,7 +292,7 @@ class S3Store:
 
     def _check_encryption(self) -> None:
         url = urlsplit(self.options.endpoint_url or "https://")
-        if url.scheme != "http" or _is_loopback(url.hostname or ""):
+        if url.scheme != "http" or is_loopback(url.hostname or ""):
             return
         if self.options.require_tls or os.environ.get("FERRY_REQUIRE_TLS") == "1":
             raise ConfigurationError("'endpoint_url' is http, and require_tls asks for an encrypted connection; use https")
@@ -329,10 +329,3 @@ class S3Store:
 
 def _plain(secret: Secret | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

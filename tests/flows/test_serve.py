@@ -80,5 +80,6 @@ def test_a_taken_port_and_a_wrong_database_are_one_line(control: Control, tmp_pa
         port = str(taken.getsockname()[1])
         refused(ferry(None, "serve", "--port", port, DATABASE_URL=control.url, PREFECT_HOME=str(tmp_path)), 2, port, "in use")
     refused(ferry(None, "serve", PREFECT_HOME=str(tmp_path)), 2, "DATABASE_URL is not set")
+    refused(ferry(None, "serve", "--host", "0.0.0.0", DATABASE_URL=control.url, PREFECT_HOME=str(tmp_path)), 2, "PREFECT_SERVER_API_AUTH_STRING")
     elsewhere = f"postgresql://nobody@127.0.0.1:{embedded.free_ports(1)[0]}/x"
     refused(ferry(None, "serve", DATABASE_URL=elsewhere, PREFECT_HOME=str(tmp_path)), 2, "control database", "nothing listens")
