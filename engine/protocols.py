@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
+from engine.paths import File
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from datetime import datetime
 
     import pyarrow as pa
 
@@ -43,24 +44,8 @@ class RowSource(Protocol):
         """Connect and say what `read` would give, without running it; raises as `read` does."""
 
 
-class FileInfo(Protocol):
-    """One listed version of a file."""
-
-    @property
-    def path(self) -> str:
-        """Relative to the store's root."""
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-
-    @property
-    def modified(self) -> datetime | None:
-        """When, as the store says."""
-
-    @property
-    def version(self) -> str:
-        """What tells this version from the next: an ETag, or size and modification time."""
+FileInfo = File
+"""One listed version of a file."""
 
 
 class FileSource(Protocol):
