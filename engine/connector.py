@@ -127,13 +127,14 @@ def run(connector_id: int, flow_run_id: str | None = None, *, steps: Steps | Non
     steps, flow_run_id = steps or Steps(), flow_run_id or str(uuid.uuid4())
     told = _observer.set(observer or Observer())
     run_id: int | None = None
+    outcome: dict[str, Any] | None = None
     try:
         reaper.before_run(connector_id)
         run_id = _begin(steps, connector_id, flow_run_id)
         outcome = _work(steps, connector_id, run_id, flow_run_id)
         _end(steps, run_id, outcome)
     except BaseException as stop:
-        _end(Steps(), run_id, _cancelled(stop))
+        _end(Steps(), run_id, outcome or _cancelled(connector_id, run_id, stop))  # what is delivered was not cancelled
         raise
     finally:
         _observer.reset(told)
@@ -191,7 +192,7 @@ def _begin(steps: Steps, connector_id: int, flow_run_id: str) -> int | None:
     except Exception as error:  # noqa: BLE001 - no record is no reason not to run (specification 4.2)
         _log.warning("connector %s: no run record could be made, the run goes on without: %s", connector_id, describe(error))
         return None
-    _log.info("connector %s: run %s begins (flow run %s)", connector_id, run_id, flow_run_id)
+    _say("run begins", connector=connector_id, run=run_id, flow_run=flow_run_id)
     return run_id
 
 
@@ -225,22 +226,34 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
     claim = workers.call(lambda: leases.acquire(connector_id, run_id, config.get("prefect_flow_run_id")))
     if isinstance(claim, leases.Holder):
         summary = f"skipped: connector {connector_id} is being run by {claim}"
-        _log.info("connector %s: run %s %s", connector_id, run_id, summary)
+        _say("run skipped", connector=connector_id, run=run_id, holder=claim)
         return {"status": "skipped", "rows_ingested": 0, "log_summary": summary}
     observer = _observer.get()
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(claim)
         control = stack.enter_context(ControlDatabase())
         stack.enter_context(workers.watching(lease.check))
-        _log.info("connector %s: run %s moves %s to %s (lease token %s)", connector_id, run_id, config["source_type"], config["destination_type"], lease.token)
+        ends = {"source": config["source_type"], "destination": config["destination_type"]}
+        _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
         result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url))
-    for file in result.files:
-        _log.info("connector %s: %s %s, %s rows, %s bytes, sha256 %s", connector_id, file.state, file.path, file.rows, file.bytes, file.sha256)
-    for note in result.notes:
-        _log.warning("connector %s: %s", connector_id, note)
-    _log.info("connector %s: run %s ends with success: %s rows, %s bytes in %.2f s", connector_id, run_id, result.rows, result.bytes, result.seconds)
+        result = replace(result, notes=(*result.notes, *control.notes))
+    _say_delivered(connector_id, run_id, result)
     observer.finished(result)
     return {"status": "success", "rows_ingested": result.rows, "log_summary": _summary(result)}
+
+
+def _say_delivered(connector_id: object, run_id: object, result: RunResult) -> None:
+    ids = {"connector": connector_id, "run": run_id}
+    for file in result.files:
+        _say(f"file {file.state}", **ids, path=file.path, rows=file.rows, bytes=file.bytes, sha256=file.sha256, verified=file.verified)
+    for note in result.notes:
+        _say("note", **ids, text=note)
+    _say("run ends", **ids, status="success", rows=result.rows, bytes=result.bytes, seconds=round(result.seconds, 2))
+
+
+def _say(event: str, **facts: object) -> None:
+    """An INFO line that people read and programs parse: the event, then `key=value`; the facts are also on the record (`ferry`), for JSON formatters."""
+    _log.info("%s: %s", event, " ".join(f"{key}={value}" for key, value in facts.items()), extra={"ferry": {"event": event, **facts}})
 
 
 def _summary(result: RunResult) -> str:
@@ -257,9 +270,9 @@ def _failure(connector_id: object, run_id: object, error: Exception) -> dict[str
     return {"status": "failed", "rows_ingested": 0, "log_summary": str(ours)}
 
 
-def _cancelled(stop: BaseException) -> dict[str, Any]:
+def _cancelled(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
     summary = f"cancelled: {_why(stop)}; what was not finished is removed"
-    _log.warning("%s", summary)
+    _log.warning("connector %s: run %s %s", connector_id, run_id, summary)
     return {"status": "failed", "rows_ingested": 0, "log_summary": summary}
 
 

@@ -70,11 +70,15 @@ def connector_job(config: Mapping[str, Any]) -> ExportJob:
         ConfigurationError: An end that is not possible, or options that are wrong; names the connector.
     """
     where = f"connector {config['connector_id']}: "
-    kind = registry.kind_of(config["source_type"], config["source_config"])
+    kind = registry.kind_of(config["source_type"], config["source_config"], where=f"{where}source")
     if kind != registry.POSTGRES:
         raise ConfigurationError(f"{where}this version runs connectors whose source is a database; its source is {config['source_type']!r}")
     ends = (config["source_type"], config["source_config"], config["destination_type"], config["destination_config"])
-    return export_job(*ends, name=config["connector_name"], where=where)
+    try:
+        return export_job(*ends, name=config["connector_name"], where=where)
+    except ConfigurationError as error:
+        text = str(error)
+        raise ConfigurationError(text if text.startswith(where) else where + text) from None
 
 
 def export_job(
@@ -95,7 +99,7 @@ def export_job(
     """
     source_kind = registry.kind_of(source_type, source_config)
     options = registry.row_source_options(source_kind, source_config, where=f"{where}source")
-    store_kind = registry.kind_of(destination_type, destination_config)
+    store_kind = registry.kind_of(destination_type, destination_config, where=f"{where}destination")
     asked, rest = _split(destination_config, f"{where}destination")
     layout_name, compression, suffix = _layout(options, name)
     chunk_size_mb = asked.chunk_size_mb or options.chunk_size_mb
@@ -105,13 +109,10 @@ def export_job(
     elif chunk_size_mb is not None and asked.chunk_size_mb is not None:
         notes = ("chunk_size_mb has no effect: nothing is uploaded in parts",)
     max_bytes = int(options.max_file_mb * MIB) if options.max_file_mb else None
-    return ExportJob(
-        source=registry.row_source(source_kind, options),
-        layout=_format(layout_name, compression, options, max_bytes),
-        store=registry.store(store_kind, registry.store_options(store_kind, rest, where=f"{where}destination")),
-        target=route.Target(_filename(options, name), suffix, options.max_file_rows, max_bytes, asked.if_exists),
-        notes=notes,
-    )
+    store: route.Store = registry.store(store_kind, registry.store_options(store_kind, rest, where=f"{where}destination"))
+    target = route.Target(_filename(options, name), suffix, options.max_file_rows, max_bytes, asked.if_exists)
+    store.url(target.name(1))  # a path that the store does not take is refused here, before anything is opened
+    return ExportJob(registry.row_source(source_kind, options), _format(layout_name, compression, options, max_bytes), store, target, notes)
 
 
 def row_source(source_type: str, source_config: Mapping[str, Any]) -> RowSource:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import registry
+from engine.errors import ConfigurationError
 from engine.options import ENVIRONMENT, masked
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key of a merged configuration: its value, and the layer it comes from (`base`, `override`, `environment NAME`, `default`)."""
+    """One key of a merged configuration: its value, and the layer it comes from (`base`, `override`, `environment NAME`, `default`, or `missing`)."""
 
     key: str
     value: Any
@@ -41,7 +42,11 @@ def merged_connector(stored: StoredConnector) -> dict[str, Any]:
 
 
 def explain(end: End, role: Role, connector_id: int) -> list[Setting]:
-    """Every key that this end knows, with the value that counts and where it comes from; secrets are masked."""
+    """Every key that this end knows, with the value that counts and where it comes from; secrets are masked.
+
+    Raises:
+        ConfigurationError: As `merged_connector`; `as_stored` shows such an end nevertheless.
+    """
     given = _merged(end, role, connector_id)
     options = _options_class(end, role, connector_id)
     seen = {one.key for one in given}
@@ -49,23 +54,36 @@ def explain(end: End, role: Role, connector_id: int) -> list[Setting]:
     return [Setting(one.key, masked(one.key, one.value), one.origin) for one in (*given, *filled)]
 
 
+def as_stored(end: End) -> list[Setting]:
+    """The keys that are written down, without what follows from them; secrets are masked."""
+    together = {**{key: (value, "base") for key, value in end.base.items()}, **{key: (value, "override") for key, value in end.override.items()}}
+    return [Setting(key, masked(key, value), origin) for key, (value, origin) in together.items()]
+
+
 def _merged(end: End, role: Role, connector_id: int) -> list[Setting]:
     """Each layer is normalised, then the override replaces base values key by key; null removes a base value.
 
     A base value is removed before the base is normalised, so that `connection_string: null` takes away all that the string would have given.
     """
-    options = _options_class(end, role, connector_id)
+    options, where = _options_class(end, role, connector_id), f"connector {connector_id}: {role}"
     removed = {options.aliases.get(key, key) for key, value in end.override.items() if value is None}
-    base = options.normalise({key: value for key, value in end.base.items() if options.aliases.get(key, key) not in removed})
-    override = options.normalise(end.override)
+    base = _normalised(options, {key: value for key, value in end.base.items() if options.aliases.get(key, key) not in removed}, where)
+    override = _normalised(options, end.override, where)
     together = {key: Setting(key, value, "base") for key, value in base.items() if value is not None}
     together.update({key: Setting(key, value, "override") for key, value in override.items() if value is not None})
     return list(together.values())
 
 
+def _normalised(options: type[Options], layer: dict[str, Any], where: str) -> dict[str, Any]:
+    try:
+        return options.normalise(layer)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+
+
 def _options_class(end: End, role: Role, connector_id: int) -> type[Options]:
-    kind = registry.kind_of(end.type, {**end.base, **end.override})
-    return registry.options_class(kind, role, where=f"connector {connector_id}: {role}")
+    where = f"connector {connector_id}: {role}"
+    return registry.options_class(registry.kind_of(end.type, {**end.base, **end.override}, where=where), role, where=where)
 
 
 def _filled(name: str, options: type[Options]) -> Setting:
@@ -76,5 +94,7 @@ def _filled(name: str, options: type[Options]) -> Setting:
     if variable and os.environ.get(variable):
         value = os.environ[variable]
         return Setting(name, value, f"environment {variable}")
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    if field.is_required():
+        return Setting(name, None, "missing")
+    default = field.get_default(call_default_factory=True)
     return Setting(name, sorted(default) if isinstance(default, frozenset) else default, "default")

@@ -59,15 +59,20 @@ _FORMATS = {
 }
 
 
-def kind_of(code: str, config: Mapping[str, Any]) -> str:
+def kind_of(code: str, config: Mapping[str, Any], *, where: str = "") -> str:
     """The kind behind a type code, whatever its case; a folder whose configuration has `bucket` is S3 (old rows say so).
+
+    Args:
+        code: The type code.
+        config: The configuration that it stands with.
+        where: What the message begins with: `connector 7: source`.
 
     Raises:
         ConfigurationError: No such code.
     """
     kind = _KINDS.get(code.lower())
     if kind is None:
-        raise ConfigurationError(f"unknown type {code!r}; known are {', '.join(_KINDS)}")
+        raise ConfigurationError(f"{where}{': ' if where else ''}unknown type {code!r}; known are {', '.join(_KINDS)}")
     return S3 if kind == FOLDER and config.get("bucket") is not None else kind
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from engine.cli import export
+from engine.cli import connectors, db, export, run, runs
 from engine.errors import FerryError, Interrupted, describe, frames
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("export", help=export.HELP)(export.export)
+app.command("run", help=run.HELP)(run.run)
+app.add_typer(runs.app, name="runs")
+app.add_typer(connectors.app, name="connectors")
+app.add_typer(db.app, name="db")
 
 
 def _join_commands() -> None:

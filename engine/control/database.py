@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, LiteralString, Self
 import psycopg
 import psycopg.errors
 from psycopg.rows import dict_row
+from psycopg.sql import Composed
 
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, ProcessingError
-from engine.libpq import PostgresOptions, connection_failed
+from engine.libpq import PostgresOptions, connection_failed, is_encrypted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 VARIABLE = "DATABASE_URL"
 PAUSE_SECONDS = 0.5
 Row = dict[str, Any]
+Statement = LiteralString | Composed
 
 
 class ControlDatabase:
@@ -41,6 +43,7 @@ class ControlDatabase:
             self._options = PostgresOptions.parse({"connection_string": given}, where=VARIABLE)
         except ConfigurationError as error:
             raise ConfigurationError(str(error).replace("'connection_string'", VARIABLE)) from None
+        self.notes: list[str] = []  # what a user should read in the summary
         self._connection: psycopg.Connection[Row] | None = None
         self._lock = threading.RLock()
 
@@ -62,7 +65,7 @@ class ControlDatabase:
                 self._connection.close()
                 self._connection = None
 
-    def query(self, statement: LiteralString, values: Sequence[Any] = (), *, patience: float = 0.0) -> list[Row]:
+    def query(self, statement: Statement, values: Sequence[Any] = (), *, patience: float = 0.0) -> list[Row]:
         """Run one statement that may be run twice without harm, and return its rows.
 
         Args:
@@ -84,7 +87,7 @@ class ControlDatabase:
                     raise
                 time.sleep(PAUSE_SECONDS)
 
-    def once(self, statement: LiteralString, values: Sequence[Any] = ()) -> list[Row]:
+    def once(self, statement: Statement, values: Sequence[Any] = ()) -> list[Row]:
         """As `query`, for a statement that must not run twice: it is tried again only where the old connection was found dead before."""
         with self._lock:
             try:
@@ -107,7 +110,7 @@ class ControlDatabase:
                 self._connection = self._connect()
             return self._connection
 
-    def _run(self, statement: LiteralString, values: Sequence[Any]) -> list[Row]:
+    def _run(self, statement: Statement, values: Sequence[Any]) -> list[Row]:
         cursor = self.open().execute(statement, values)
         return cursor.fetchall() if cursor.description else []
 
@@ -123,9 +126,12 @@ class ControlDatabase:
     def _connect(self) -> psycopg.Connection[Row]:
         try:
             # No prepared statements: a pooler may hand the next one to another server process.
-            return psycopg.connect(self._options.conninfo(), autocommit=True, prepare_threshold=None, row_factory=dict_row)
+            connection = psycopg.connect(self._options.conninfo(), autocommit=True, prepare_threshold=None, row_factory=dict_row)
         except psycopg.OperationalError as error:
             raise self._unreachable(str(error)) from None
+        if not self.notes and not is_encrypted(connection):
+            self.notes.append(f"the connection to the control database at {self.where} is not encrypted (see sslmode in {VARIABLE}, FERRY_REQUIRE_TLS)")
+        return connection
 
     def _unreachable(self, text: str) -> ConnectionFailed:
         failure = connection_failed(self._options, text)

@@ -50,7 +50,13 @@ def test_a_run_triggered_by_the_api_succeeds(prefect: Prefect, control: Control,
     assert artifacts["progress"]["data"] == 100
     table = json.loads(artifacts["table"]["data"])
     assert [(row["rows"], row["bytes"], row["SHA-256"]) for row in table] == [(2000, len(body), digest)]
-    ours = until(lambda: [log for log in prefect.logs(flow_run) if log["name"] == "engine" and f"run {run_id} ends with success" in log["message"]])
+    ours = until(
+        lambda: [
+            log
+            for log in prefect.logs(flow_run)
+            if log["name"] == "engine" and f"run ends: connector={connector} run={run_id} status=success rows=2000" in log["message"]
+        ]
+    )
     assert ours[0]["level"] == 20
 
 
