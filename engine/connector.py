@@ -10,6 +10,7 @@ the ledger asks the control database whether it is still held.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 import uuid
@@ -253,7 +254,8 @@ def _say_delivered(connector_id: object, run_id: object, result: RunResult) -> N
 
 def _say(event: str, **facts: object) -> None:
     """An INFO line that people read and programs parse: the event, then `key=value`; the facts are also on the record (`ferry`), for JSON formatters."""
-    _log.info("%s: %s", event, " ".join(f"{key}={value}" for key, value in facts.items()), extra={"ferry": {"event": event, **facts}})
+    pairs = (f"{key}={json.dumps(str(value), ensure_ascii=False) if ' ' in str(value) else value}" for key, value in facts.items())
+    _log.info("%s: %s", event, " ".join(pairs), extra={"ferry": {"event": event, **facts}})
 
 
 def _summary(result: RunResult) -> str:
