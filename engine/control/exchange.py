@@ -242,7 +242,7 @@ def _shown(path: tuple[str, ...], value: Any) -> str:
 
 def _given(entry: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     """Values by the keys that lead to them; null within a configuration is a value, a column that is NULL is none."""
-    return {path: value for path, value in _leaves(dict(entry)) if value is not None or len(path) > 1}
+    return {path: value for path, value in _leaves(dict(entry)) if path and (value is not None or len(path) > 1)}
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
