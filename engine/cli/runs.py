@@ -13,7 +13,7 @@ from engine.errors import ConfigurationError, FerryError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from engine.control.database import ControlDatabase, Row
+    from engine.control.database import Row
 
 SHORTEST_SUMMARY = 12
 LONGEST_NAME = 24
@@ -36,8 +36,9 @@ def list_runs(
     from engine.control.database import ControlDatabase
 
     with ControlDatabase() as control:
-        _close_dead_runs(control)
+        warnings = _close_dead_runs()
         found = runs.list_runs(control, connector_id=connector, status=status, limit=limit)
+    _warn(warnings)
     if as_json:
         typer.echo(_json(found))
     elif found:
@@ -53,11 +54,12 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)
     from engine.control.database import ControlDatabase
 
     with ControlDatabase() as control:
-        _close_dead_runs(control)
+        warnings = _close_dead_runs()
         run = runs.find_run(control, run_id)
         if run is None:
             raise ConfigurationError(f"there is no run {run_id} in the control database at {control.where}; see ferry runs")
         files = runs.files_of(control, run_id)
+    _warn(warnings)
     if as_json:
         typer.echo(_json({**run, "files": files}))
         return
@@ -70,18 +72,20 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)
         typer.echo(f"{file['state']} {file['url']}  " + (size if file["file_bytes"] is not None else f"at {file['changed_at']:%Y-%m-%d %H:%M:%S%z}"))
 
 
-def _close_dead_runs(control: ControlDatabase) -> None:
-    """Who may only read history still sees it."""
+def _close_dead_runs() -> list[str]:
+    """What kept it from being done: who may only read history still sees it."""
     from engine import reaper
 
     try:
-        reaped = reaper.reap()
+        return reaper.reap().problems
     except FerryError as error:
-        sys.stderr.write(f"ferry: warning: dead runs could not be closed: {error}\n")
-        control.close()
-        return
-    for problem in reaped.problems:
-        sys.stderr.write(f"ferry: warning: {problem}\n")
+        return [f"dead runs could not be closed: {error}"]
+
+
+def _warn(warnings: list[str]) -> None:
+    """Told once the history could be read: an address that is wrong is one line, not two."""
+    for warning in warnings:
+        sys.stderr.write(f"ferry: warning: {warning}\n")
 
 
 def _show_table(found: list[Row]) -> None:
