@@ -16,8 +16,6 @@ from engine.errors import ConfigurationError, Interrupted
 from flows import TELEMETRY_OFF
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from engine import embedded
     from engine.results import RunResult
 
@@ -178,6 +176,7 @@ def show(results: list[RunResult], records: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from engine.cli.runs import runs_table
     from engine.results import human_bytes
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
@@ -192,25 +191,10 @@ def show(results: list[RunResult], records: list[dict[str, Any]]) -> None:
         console.print(f"SHA-256 {result.files[0].sha256}  {Path(result.files[0].path).name}", highlight=False, soft_wrap=True)
     console.print(f"peak memory of this process: {human_bytes(peak_memory())}", highlight=False)
     console.print("\nrun records of the connectors, as the platform finds them:", highlight=False)
-    console.print(records_table(records))
+    console.print(runs_table(records, console.width))
     console.print("try next (with the addresses that [bold]ferry demo --keep[/bold] prints):", highlight=False)
     for line in next_commands():
         console.print(f"  {line}", style="bold", highlight=False, soft_wrap=True)
-
-
-def records_table(records: list[dict[str, Any]]) -> Table:
-    """Run records, one a line."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column in ("run", "connector", "status", "rows", "seconds", "summary"):
-        table.add_column(column, justify="right" if column in {"rows", "seconds"} else "left", no_wrap=True)
-    for record in records:
-        seconds = (record["finished_at"] - record["started_at"]).total_seconds()
-        summary = record["log_summary"].splitlines()[0]
-        table.add_row(str(record["id"]), record["connector_name"], record["status"], f"{record['rows_ingested']:,}", f"{seconds:.1f}", summary)
-    return table
 
 
 def shortened(path: str) -> str:

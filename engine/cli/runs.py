@@ -11,8 +11,12 @@ import typer
 from engine.errors import ConfigurationError, FerryError
 
 if TYPE_CHECKING:
-    from engine.control.database import ControlDatabase, Row
+    from rich.table import Table
 
+    from engine.control.database import Row
+
+SHORTEST_SUMMARY = 12
+LONGEST_NAME = 24
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 app = typer.Typer(help="Show the runs of connectors, the newest first; runs that died are closed first.", invoke_without_command=True, rich_markup_mode=None)
 
@@ -32,8 +36,9 @@ def list_runs(
     from engine.control.database import ControlDatabase
 
     with ControlDatabase() as control:
-        _close_dead_runs(control)
+        warnings = _close_dead_runs()
         found = runs.list_runs(control, connector_id=connector, status=status, limit=limit)
+    _warn(warnings)
     if as_json:
         typer.echo(_json(found))
     elif found:
@@ -49,11 +54,12 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)
     from engine.control.database import ControlDatabase
 
     with ControlDatabase() as control:
-        _close_dead_runs(control)
+        warnings = _close_dead_runs()
         run = runs.find_run(control, run_id)
         if run is None:
             raise ConfigurationError(f"there is no run {run_id} in the control database at {control.where}; see ferry runs")
         files = runs.files_of(control, run_id)
+    _warn(warnings)
     if as_json:
         typer.echo(_json({**run, "files": files}))
         return
@@ -66,44 +72,71 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)
         typer.echo(f"{file['state']} {file['url']}  " + (size if file["file_bytes"] is not None else f"at {file['changed_at']:%Y-%m-%d %H:%M:%S%z}"))
 
 
-def _close_dead_runs(control: ControlDatabase) -> None:
-    """Who may only read history still sees it."""
+def _close_dead_runs() -> list[str]:
+    """What kept it from being done: who may only read history still sees it."""
     from engine import reaper
 
     try:
-        reaped = reaper.reap()
+        return reaper.reap().problems
     except FerryError as error:
-        sys.stderr.write(f"ferry: warning: dead runs could not be closed: {error}\n")
-        control.close()
-        return
-    for problem in reaped.problems:
-        sys.stderr.write(f"ferry: warning: {problem}\n")
+        return [f"dead runs could not be closed: {error}"]
+
+
+def _warn(warnings: list[str]) -> None:
+    """Told once the history could be read: an address that is wrong is one line, not two."""
+    for warning in warnings:
+        sys.stderr.write(f"ferry: warning: {warning}\n")
 
 
 def _show_table(found: list[Row]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column in ("run", "connector", "status", "started", "seconds", "rows", "summary"):
-        table.add_column(column, justify="right" if column in {"run", "seconds", "rows"} else "left", no_wrap=column != "connector", overflow="ellipsis")
-    for run in found:
-        seconds = f"{(run['finished_at'] - run['started_at']).total_seconds():,.1f}" if run["finished_at"] else ""
-        summary = (run["log_summary"] or "").partition("\n")[0]
-        table.add_row(str(run["id"]), _connector(run), run["status"], f"{run['started_at']:%Y-%m-%d %H:%M:%S}", seconds, _count(run["rows_ingested"]), summary)
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(table)
+        console.print(runs_table(found, console.width))
         return
-    console.width = 1000  # who reads through a pipe gets all of it
+    console.width = 1000  # who reads through a pipe gets each run in one whole line
     with console.capture() as captured:
-        console.print(table)
+        console.print(runs_table(found, console.width))
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
+def runs_table(found: list[Row], width: int) -> Table:
+    """Runs (`engine.control.runs.list_runs`) for people, one a line; the summary gets what is left of the width."""
+    from rich import box
+    from rich.table import Table
+
+    rows = [
+        [
+            str(run["id"]),
+            _shortened(_connector(run), LONGEST_NAME),
+            run["status"],
+            f"{run['started_at']:%m-%d %H:%M}",
+            _seconds(run),
+            _count(run["rows_ingested"]),
+        ]
+        for run in found
+    ]
+    titles = ("run", "connector", "status", "started", "seconds", "rows")
+    room = width - sum(max(map(len, column)) + 3 for column in zip(titles, *rows, strict=True)) - 2  # padding and the box between columns
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for title in (*titles, "summary"):
+        table.add_column(title, justify="right" if title in {"run", "seconds", "rows"} else "left", no_wrap=True)
+    for run, row in zip(found, rows, strict=True):
+        table.add_row(*row, _shortened((run["log_summary"] or "").partition("\n")[0], max(room, SHORTEST_SUMMARY)))
+    return table
+
+
+def _seconds(run: Row) -> str:
+    return f"{(run['finished_at'] - run['started_at']).total_seconds():,.1f}" if run["finished_at"] else ""
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _connector(run: Row) -> str:
-    return f"{run['connector_id']} {run['connector_name']}" if run["connector_name"] else f"{run['connector_id']} (not there any more)"
+    return f"{run['connector_id']} {run['connector_name'] or '(not there any more)'}"
 
 
 def _count(number: int | None) -> str:
