@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine import jobs, layers, workers
 from engine.control import connectors
-from engine.errors import FerryError
+from engine.errors import ConfigurationError, FerryError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.control.connectors import StoredConnector
     from engine.control.database import ControlDatabase
 
 COLUMNS_SHOWN = 8
@@ -34,6 +38,15 @@ class Checked:
     exit_code: int = 0
 
 
+def validate(stored: StoredConnector) -> jobs.ExportJob:
+    """The job of a connector, with nothing opened.
+
+    Raises:
+        ConfigurationError: What is wrong with it.
+    """
+    return jobs.connector_job(layers.merged_connector(stored))
+
+
 def check(control: ControlDatabase, connector_id: int, *, offline: bool = False) -> Checked:
     """Validate a connector and, unless `offline`, try both of its ends: the query is planned and not run, the destination is probed and left as it is."""
     try:
@@ -43,17 +56,48 @@ def check(control: ControlDatabase, connector_id: int, *, offline: bool = False)
 
 
 def _checked(control: ControlDatabase, connector_id: int, *, offline: bool) -> Checked:
-    stored = connectors.read_connector(control, connector_id)
-    job = jobs.connector_job(layers.merged_connector(stored))
+    stored = workers.call(lambda: connectors.read_connector(control, connector_id))
+    job = validate(stored)
     path = job.target.name(1)
     place = f"{job.store.url(path)}" + (" and further numbered files" if job.target.chunked else "")
     if offline:
         return Checked(connector_id, None, f"would write {place} (neither end was tried)", (*job.notes, *job.store.notes))
-    rows = job.source.describe(job.layout.form)
-    standing = workers.call(lambda: job.store.stat(path))
-    workers.call(lambda: job.store.probe(path))
+    problems: dict[str, FerryError] = {}
+    with _noted(problems, "source"):
+        rows = job.source.describe(job.layout.form)
+    with _noted(problems, "destination"):
+        standing = workers.call(lambda: _try_destination(job, path))
+    if problems:
+        text = "; ".join(f"{end}: {error}" for end, error in problems.items())
+        return Checked(connector_id, f"connector {connector_id}: {text}", exit_code=min(error.exit_code for error in problems.values()))
+    if standing and job.target.exists == "skip":
+        return Checked(connector_id, None, f"would leave {job.store.url(path)} as it is, and read nothing (if_exists: skip)", (*job.notes, *job.store.notes))
+    count = f"{len(rows.columns)} column{'' if len(rows.columns) == 1 else 's'}"
     columns = ", ".join(rows.columns[:COLUMNS_SHOWN]) + (", …" if len(rows.columns) > COLUMNS_SHOWN else "")
     about = f", about {rows.estimated_rows:,} rows" if rows.estimated_rows is not None else ""
-    then = {"replace": " (replacing the one that is there)", "skip": " but leave it, since it is there", "fail": " but fail, since it is there"}
-    would = f"would write {place}{then[job.target.exists] if standing else ''}: {len(rows.columns)} columns ({columns}){about} from {rows.where}"
+    would = f"would write {place}{' (replacing the one that is there)' if standing else ''}: {count} ({columns}){about} from {rows.where}"
     return Checked(connector_id, None, would, (*job.notes, *rows.notes, *job.store.notes))
+
+
+@contextlib.contextmanager
+def _noted(problems: dict[str, FerryError], end: str) -> Iterator[None]:
+    """Keep what is wrong with one end, so that the other is tried too."""
+    try:
+        yield
+    except FerryError as error:
+        problems[end] = error
+
+
+def _try_destination(job: jobs.ExportJob, path: str) -> bool:
+    """Whether a file stands at the path; raises where a run would."""
+    if job.target.exists == "replace":
+        job.store.probe(path)
+        with contextlib.suppress(FerryError):  # a key that may write and not look is enough for a run
+            return job.store.stat(path) is not None
+        return False
+    standing = job.store.stat(path) is not None
+    if standing and job.target.exists == "fail":
+        raise ConfigurationError(f"{job.store.url(path)} exists already (if_exists: fail)")
+    if not standing:
+        job.store.probe(path)
+    return standing

@@ -13,6 +13,7 @@ import typer
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from engine.checking import Checked
     from engine.layers import Setting
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -86,17 +87,22 @@ def check(
         raise ConfigurationError("give the ID of a connector, or --all")
     with ControlDatabase() as control:
         wanted = [one["id"] for one in connectors.list_connectors(control)] if connector_id is None else [connector_id]
-        found = [checking.check(control, one, offline=offline) for one in wanted]
+        found = []
+        for one in wanted:
+            found.append(checking.check(control, one, offline=offline))
+            if not as_json:
+                _tell(found[-1])
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], ensure_ascii=False))
-    else:
-        for one in found:
-            if one.problem is None:
-                typer.echo("\n".join([f"connector {one.connector_id}: {one.would}", *(f"  note: {note}" for note in one.notes)]))
-            else:
-                sys.stderr.write(f"ferry: {one.problem}\n")
     if any(one.exit_code for one in found):
         raise typer.Exit(max(one.exit_code for one in found) if connector_id is not None else 1)
+
+
+def _tell(checked: Checked) -> None:
+    if checked.problem is not None:
+        sys.stderr.write(f"ferry: {checked.problem}\n")
+    else:
+        typer.echo("\n".join([f"connector {checked.connector_id}: {checked.would}", *(f"  note: {note}" for note in checked.notes)]))
 
 
 @app.command("export", help="Write connectors (all, or those with these IDs) as YAML, with their sources and destinations; secrets become !keep.")

@@ -111,7 +111,7 @@ def test_check_says_what_would_happen_and_moves_nothing(platform: Platform) -> N
     good = platform.connector()
     checked = platform.ferry("connectors", "check", str(good))
     assert checked.returncode == 0, checked.stderr
-    assert f"would write {platform.folder / 'x.csv'}: 1 columns (id integer), about 10 rows from 127.0.0.1" in checked.stdout
+    assert f"would write {platform.folder / 'x.csv'}: 1 column (id integer), about 10 rows from 127.0.0.1" in checked.stdout
     assert not platform.folder.exists()
     assert "neither end was tried" in platform.ferry("connectors", "check", str(good), "--offline").stdout
     bad = platform.connector({**GOOD, "query": "SELECT nothing FROM nowhere"})
@@ -122,6 +122,26 @@ def test_check_says_what_would_happen_and_moves_nothing(platform: Platform) -> N
     assert platform.ferry("connectors", "check", str(bad), "--offline").returncode == 0
     assert platform.execute("SELECT count(*) FROM cai_connector_runs") == [(0,)]
     refused(platform.ferry("connectors", "check"), 2, "--all")
+
+
+def test_check_tries_both_ends_before_it_says_what_is_wrong(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    connector = platform.connector({**GOOD, "query": "TABLE nowhere"}, {"path": str(tmp_path / "file")})
+    refused(platform.ferry("connectors", "check", str(connector)), 1, f"connector {connector}: source: ", "nowhere", "; destination: ", str(tmp_path / "file"))
+    good = platform.connector()
+    found = json.loads(platform.ferry("connectors", "check", "--all", "--json").stdout)
+    assert [(one["connector_id"], one["problem"] is None, one["exit_code"]) for one in found] == [(connector, False, 1), (good, True, 0)]
+
+
+@pytest.mark.parametrize(("if_exists", "code", "words"), [("skip", 0, "would leave {file} as it is"), ("fail", 2, "{file} exists already (if_exists: fail)")])
+def test_check_knows_what_happens_to_a_file_that_stands(platform: Platform, if_exists: str, code: int, words: str) -> None:
+    connector = platform.connector(None, {"path": str(platform.folder), "if_exists": if_exists})
+    assert "would write" in platform.ferry("connectors", "check", str(connector)).stdout
+    assert platform.ferry("run", str(connector)).returncode == 0
+    checked = platform.ferry("connectors", "check", str(connector))
+    assert checked.returncode == code
+    assert words.format(file=platform.folder / "x.csv") in checked.stdout + checked.stderr
+    assert platform.ferry("run", str(connector)).returncode == code
 
 
 @pytest.mark.parametrize(
