@@ -14,13 +14,15 @@ from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from engine.checking import Checked
+    from engine.control.connectors import End
     from engine.layers import Setting
+    from engine.registry import Role
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 app = typer.Typer(help="Look at, check, import and export the connectors of the control database.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("list", help="List all connectors.")
+@app.command("list", help="List all connectors, and what keeps some from being whole.")
 def list_all(as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's form
     """The command; its help text stands above."""
     from engine.control import connectors
@@ -28,12 +30,18 @@ def list_all(as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's form
 
     with ControlDatabase() as control:
         found = connectors.list_connectors(control)
-    shown = [{"id": one["id"], "name": one["name"], "source_type": one["source_type"], "destination_type": one["dest_type"]} for one in found]
+    shown = [
+        {"id": one["id"], "name": one["name"], "source_type": one["source_type"], "destination_type": one["dest_type"], "problems": connectors.problems(one)}
+        for one in found
+    ]
     if as_json:
         typer.echo(json.dumps(shown, ensure_ascii=False))
         return
+    width = max((len(one["name"]) for one in shown), default=0)
     for one in shown:
-        typer.echo(f"{one['id']:>6}  {one['name']}  {one['source_type'] or '?'} → {one['destination_type'] or '?'}")
+        typer.echo(f"{one['id']:>6}  {one['name']:<{width}}  {one['source_type'] or '?'} → {one['destination_type'] or '?'}")
+    for problem in (problem for one in shown for problem in one["problems"]):
+        typer.echo(problem)
     if not shown:
         typer.echo("no connectors; ferry connectors import FILE.yaml makes some")
 
@@ -41,13 +49,12 @@ def list_all(as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's form
 @app.command("show", help="Show the merged configuration of connector ID: each value with the layer it comes from, secrets as ***.")
 def show(connector_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)], as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's form
     """The command; its help text stands above."""
-    from engine import layers
     from engine.control import connectors
     from engine.control.database import ControlDatabase
 
     with ControlDatabase() as control:
         stored = connectors.read_connector(control, connector_id)
-    ends = {"source": layers.explain(stored.source, "source", stored.id), "destination": layers.explain(stored.destination, "destination", stored.id)}
+    ends = {"source": _settings(stored.source, "source", stored.id), "destination": _settings(stored.destination, "destination", stored.id)}
     if as_json:
         told = {end: {"type": getattr(stored, end).type, "settings": [asdict(one) for one in found]} for end, found in ends.items()}
         typer.echo(json.dumps({"id": stored.id, "name": stored.name, **told}, ensure_ascii=False, default=str))
@@ -58,11 +65,26 @@ def show(connector_id: Annotated[int, typer.Argument(metavar="ID", show_default=
         typer.echo("\n".join(_lines(found)))
 
 
+def _settings(end: End, role: Role, connector_id: int) -> list[Setting]:
+    """An end that cannot be merged (a reference that this machine does not have, an unknown type) is shown as it is stored."""
+    from engine import layers
+
+    try:
+        return layers.explain(end, role, connector_id)
+    except ConfigurationError as error:
+        sys.stderr.write(f"ferry: warning: {error}; what is stored is shown\n")
+        return layers.as_stored(end)
+
+
 def _lines(found: list[Setting]) -> list[str]:
     """`key  value  (origin)`; what nobody gave comes last and in one line, since it is long."""
     given = [one for one in found if one.origin != "default"]
     width = max((len(one.key) for one in given), default=0)
-    lines = [f"  {one.key:<{width}}  {_plain(one.value)}  ({one.origin})" for one in given]
+    lines = []
+    for one in given:
+        first, *more = _plain(one.value).strip("\n").split("\n") if one.origin != "missing" else [""]
+        lines.append(f"  {one.key:<{width}}  {first}{'  ' if first else ''}({one.origin})")
+        lines += [f"  {'':<{width}}  {line}" for line in more]
     defaults = ", ".join(f"{one.key}={_plain(one.value)}" for one in found if one.origin == "default" and one.value is not None)
     return [*lines, f"  defaults: {defaults}"] if defaults else lines
 

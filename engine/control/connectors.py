@@ -57,13 +57,32 @@ def read_connector(control: ControlDatabase, connector_id: int) -> StoredConnect
     found = control.query(_JOINED + " WHERE c.id = %s", (connector_id,))
     if not found:
         raise ConfigurationError(f"there is no connector {connector_id} in the control database at {control.where}; see ferry connectors list")
-    row = found[0]
+    return stored_connector(found[0])
+
+
+def stored_connector(row: Row) -> StoredConnector:
+    """What a row of `list_connectors` stands for.
+
+    Raises:
+        ConfigurationError: The first of its `problems`.
+    """
     return StoredConnector(row["id"], row["name"], _end(row, "source", "source"), _end(row, "destination", "dest"))
 
 
 def list_connectors(control: ControlDatabase) -> list[Row]:
     """All connectors, by id: `id, name, source_type, dest_type` and what the joins gave."""
     return control.query(_JOINED + " ORDER BY c.id")
+
+
+def problems(row: Row) -> list[str]:
+    """Why a row of `list_connectors` is no whole connector, for each of its ends."""
+    found: list[str] = []
+    for end, short in (("source", "source"), ("destination", "dest")):
+        try:
+            _end(row, end, short)
+        except ConfigurationError as error:
+            found.append(str(error))
+    return found
 
 
 def _end(row: Row, end: str, short: str) -> End:

@@ -107,6 +107,35 @@ def test_show_tells_each_values_origin_and_no_secret(platform: Platform) -> None
     assert "SQL_DATABASE → filesystem" in platform.ferry("connectors", "list").stdout
 
 
+def test_show_tells_what_is_stored_where_it_cannot_be_merged(platform: Platform) -> None:
+    connector = platform.connector({**GOOD, "connection_string": "env:NOT_SET", "password": SECRET, "query": "SELECT 1\nAS a"}, {"file_pattern": "*"})
+    shown = platform.ferry("connectors", "show", str(connector))
+    assert shown.returncode == 0
+    assert shown.stderr.startswith(f"ferry: warning: connector {connector}: source: ")
+    assert "NOT_SET, which is not set; what is stored is shown" in shown.stderr
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert ["connection_string", "env:NOT_SET", "(base)"] in lines
+    assert ["password", "***", "(base)"] in lines
+    assert lines[lines.index(["query", "SELECT", "1", "(base)"]) + 1] == ["AS", "a"]
+    assert ["path", "(missing)"] in lines
+    unknown = platform.ferry("connectors", "show", str(platform.connector({"a": 1}, types=("mongodb", "nfs"))))
+    assert (unknown.returncode, "unknown type 'mongodb'" in unknown.stderr) == (0, True)
+
+
+def test_the_list_tells_what_keeps_a_connector_from_being_whole(platform: Platform) -> None:
+    connector = platform.connector()
+    assert json.loads(platform.ferry("connectors", "list", "--json").stdout) == [
+        {"id": connector, "name": "Lab", "source_type": "postgres", "destination_type": "nfs", "problems": []}
+    ]
+    platform.execute("UPDATE cai_connectors SET defined_source_id = NULL, defined_destination_id = 4711")
+    listed = platform.ferry("connectors", "list")
+    assert listed.returncode == 0
+    assert listed.stdout.splitlines()[0].split() == [str(connector), "Lab", "?", "→", "?"]
+    assert "has no source" in listed.stdout
+    assert "destination 4711 is not in cai_defined_destinations" in listed.stdout
+    assert len(json.loads(platform.ferry("connectors", "list", "--json").stdout)[0]["problems"]) == 2
+
+
 def test_check_says_what_would_happen_and_moves_nothing(platform: Platform) -> None:
     good = platform.connector()
     checked = platform.ferry("connectors", "check", str(good))
