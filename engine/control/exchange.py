@@ -12,18 +12,19 @@ What stands in the database and not in the file stays as it is.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import psycopg
 import pydantic
-import yaml
 from psycopg import sql
 from pydantic import ConfigDict, Field
 
+from engine.control import yaml_text
 from engine.control.connectors import json_object
+from engine.control.yaml_text import KEEP, Keep
 from engine.errors import ConfigurationError
 from engine.options import is_reference, is_secret, masked
 
@@ -34,13 +35,6 @@ if TYPE_CHECKING:
 
 Id = Annotated[int, Field(ge=1, le=2_147_483_647, strict=True)]
 Configuration = dict[str, Any] | None
-
-
-class Keep:
-    """Stands for a secret that is stored, and stays (`!keep`)."""
-
-
-KEEP = Keep()
 
 
 class _Entry(pydantic.BaseModel):
@@ -116,14 +110,7 @@ def parse(text: str) -> Document:
         ConfigurationError: No YAML, unknown or missing keys, wrong types, what JSON cannot hold, an id twice, or `***` where a value should be; names the
             place, quotes no value.
     """
-    try:
-        raw = yaml.load(text, _Loader) or {}  # noqa: S506 - a safe loader that knows one more tag
-        json.dumps(raw, default=str, skipkeys=True)  # an alias may stand within its own anchor, without end
-    except yaml.MarkedYAMLError as error:
-        at = f" at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}" if error.problem_mark else ""
-        raise ConfigurationError(f"the file is no YAML that ferry reads{at}") from None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigurationError("the file is no YAML that ferry reads") from None
+    raw = yaml_text.load(text) or {}
     try:
         document = Document.model_validate(raw)
     except pydantic.ValidationError as error:
@@ -141,8 +128,7 @@ def parse(text: str) -> Document:
 def dump(document: Document) -> str:
     """The document as YAML."""
     raw = {name: [entry.model_dump() for entry in getattr(document, name)] for name in ("sources", "destinations", "connectors")}
-    text = yaml.dump(raw, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=160)
-    return re.sub(r"!keep ''$", "!keep", text, flags=re.MULTILINE)
+    return yaml_text.dump(raw)
 
 
 def read(control: ControlDatabase, connector_ids: Sequence[int] | None = None) -> Document:
@@ -353,26 +339,8 @@ def _write(connection: psycopg.Connection[Row], entry: _Entry) -> None:
 def _problem(error: Any) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
     if error["type"] == "extra_forbidden":
-        return f"unknown key {place!r}"
+        entries: dict[Any, type[pydantic.BaseModel]] = {"sources": SourceEntry, "destinations": DestinationEntry, "connectors": ConnectorEntry}
+        known = entries.get(error["loc"][0], Document).model_fields
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        return f"unknown key {place!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     return f"{place or 'the file'}: {'is missing' if error['type'] == 'missing' else error['msg'].replace('Input should be', 'should be')}"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without code, and with `!keep`."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """As the loader; long texts (queries) as blocks that people can read, and no anchors: every `!keep` would be an alias of the first."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        del data
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
-
-
-_Loader.add_constructor("!keep", lambda _loader, _node: KEEP)
-_Dumper.add_representer(Keep, lambda dumper, _keep: dumper.represent_scalar("!keep", ""))
-_Dumper.add_representer(str, _text)

@@ -200,6 +200,14 @@ def test_a_lower_id_never_moves_the_sequence_back(stored: str, control: ControlD
     assert [row[:2] for row in rows(stored)["cai_connectors"][-2:]] == [(40, "given"), (101, "next")]
 
 
+def test_keys_are_text_and_texts_are_not_touched(control: ControlDatabase) -> None:
+    text = "sources: [{name: n, type: s3, config: {null: NA, yes: no, 7: 08, query: \"a\\n!keep ''\\nb\"}}]"
+    exchange.apply(control, exchange.parse(text))
+    config = {"null": "NA", "yes": False, "7": "08", "query": "a\n!keep ''\nb"}
+    assert config in [entry.config for entry in exchange.read(control).sources]
+    assert config in [entry.config for entry in exchange.parse(exchange.dump(exchange.read(control))).sources]
+
+
 BAD_FILES = [
     ("sources: [{id: 9, name: n, type: s3, config: {password: !keep }}]", "sources[0].config.password is !keep, and nothing is stored there"),
     ("sources: [{id: 1, name: n, type: s3, config: {token: !keep }}]", "sources[0].config.token is !keep, and nothing is stored there"),
@@ -211,8 +219,8 @@ BAD_FILES = [
     ("sources: [{id: 1, name: n, type: s3, config: {headers: {a: '***'}}}]", "sources[0].config.headers.a is ***"),
     ("sources: [{id: 1, name: n, type: s3, config: {list: ['***']}}]", "sources[0].config.list"),
     ("sources: [{id: 1, name: n, type: s3, config: {url: 'https://u:***@h/'}}]", "sources[0].config.url"),
-    ("connections: []", "unknown key 'connections'"),
-    ("sources: [{id: 1, name: n, type: s3, confg: {}}]", "unknown key 'sources[0].confg'"),
+    ("connections: []", "unknown key 'connections'; did you mean 'connectors'?"),
+    ("sources: [{id: 1, name: n, type: s3, confg: {}}]", "unknown key 'sources[0].confg'; did you mean 'config'?"),
     ("connectors: [{id: 1, name: n, soruce: 1}]", "unknown key 'connectors[0].soruce'"),
     ("sources: [{id: 1, name: n}]", "sources[0].type: is missing"),
     ("sources: [{id: 1, type: s3}]", "sources[0].name: is missing"),
@@ -222,7 +230,9 @@ BAD_FILES = [
     ("sources: [{id: 1, name: '', type: s3}]", "sources[0].name"),
     ("sources: [{id: 1, name: 7, type: s3}]", "sources[0].name"),
     ("sources: [{id: 1, name: n, type: s3, config: text}]", "sources[0].config"),
-    ("sources: [{id: 1, name: n, type: s3, config: {1: a}}]", "sources[0].config"),
+    ("sources: [{id: 1, name: n, type: s3, config: {[a]: b}}]", "a key is plain text"),
+    (f"sources: [{{id: 1, name: n, type: s3, config: {{{SECRET}, {SECRET}}}}}]", "a key stands twice"),
+    ("sources: [{id: 1, name: n, type: s3, config: {password: !keep this}}]", "at line 1, column 57: !keep stands alone"),
     ("sources: [{id: 1, name: n, type: s3, config: {day: 2024-01-01}}]", "sources[0].config.day"),
     ("sources: [{id: 1, name: n, type: s3, config: {factor: .nan}}]", "sources[0].config.factor"),
     ("sources: [{id: 1, name: n, type: s3, config: {bytes: !!binary aGVsbG8=}}]", "sources[0].config.bytes"),
