@@ -15,6 +15,7 @@ from engine.errors import ConfigurationError
 if TYPE_CHECKING:
     from engine.checking import Checked
     from engine.control.connectors import End
+    from engine.control.database import Row
     from engine.layers import Setting
     from engine.registry import Role
 
@@ -148,10 +149,25 @@ def import_file(
 
     document = exchange.parse(_read(file))
     with ControlDatabase() as control:
+        after = exchange.connectors_after(control, document)
         changes = exchange.apply(control, document) if apply else exchange.compare(control, document)
     typer.echo("\n".join(changes) if changes else "nothing differs")
+    for place, row in after.items():
+        _warn_of_what_cannot_run(place, row)
     if changes:
         typer.echo("written" if apply else "nothing was written; --apply writes it")
+
+
+def _warn_of_what_cannot_run(place: str, row: Row) -> None:
+    """An import may be one step of several, or made where the worker's environment is not: no reason to refuse it, but one to say so."""
+    from engine import checking
+    from engine.control import connectors
+
+    try:
+        checking.validate(connectors.stored_connector(row))
+    except ConfigurationError as error:
+        reason = str(error).removeprefix(f"connector {row['id']}").removeprefix(":").strip()
+        sys.stderr.write(f"ferry: warning: {place} could not run: {reason}\n")
 
 
 def _read(file: str) -> str:

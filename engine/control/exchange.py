@@ -169,6 +169,8 @@ def apply(control: ControlDatabase, document: Document) -> list[str]:
     connection = control.open()
     try:
         with connection.transaction():
+            # What is compared is what is written over.
+            connection.execute("LOCK TABLE cai_defined_sources, cai_defined_destinations, cai_connectors IN SHARE ROW EXCLUSIVE MODE")
             changes = _changes(control, document)
             for entry, lines in changes:
                 if lines:
@@ -180,6 +182,49 @@ def apply(control: ControlDatabase, document: Document) -> list[str]:
             f"the control database at {control.where} did not take the connectors (SQLSTATE {error.sqlstate}); nothing was written"
         ) from None
     return [line for _, lines in changes for line in lines]
+
+
+def connectors_after(control: ControlDatabase, document: Document) -> dict[str, Row]:
+    """Rows as `connectors.list_connectors` would give them after an import: of the connectors in the document, and of those that use what it changes.
+
+    Returns:
+        The rows by place: `connectors[0]`, or `connector 7` for one that is not in the document.
+
+    Raises:
+        ConfigurationError: As `compare`.
+    """
+    after = {one.kind: _stored(control, one) for one in (SourceEntry, DestinationEntry, ConnectorEntry)}
+    listed: dict[str, Row] = {}
+    changed: set[tuple[str, int | None]] = set()
+    for (place, _), (entry, lines) in zip(document.entries(), _changes(control, document), strict=True):
+        if entry.id is not None:
+            after[entry.kind][entry.id] = entry.model_dump()
+            changed |= {(entry.kind, entry.id)} if lines else set()
+        if isinstance(entry, ConnectorEntry):
+            listed[place] = entry.model_dump()
+    in_document = {row["id"] for row in listed.values()}
+    for key, row in after["connector"].items():
+        if key not in in_document and changed & {("source", row["source"]), ("destination", row["destination"])}:
+            listed[f"connector {key}"] = row
+    return {place: _as_listed(row, after["source"], after["destination"]) for place, row in listed.items()}
+
+
+def _as_listed(row: Row, sources: Mapping[int, Row], destinations: Mapping[int, Row]) -> Row:
+    source, destination = sources.get(row["source"]), destinations.get(row["destination"])
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "defined_source_id": row["source"],
+        "found_source_id": source and row["source"],
+        "source_type": source and source["type"],
+        "source_base_config": source and source["config"],
+        "source_config_override": row["source_override"],
+        "defined_destination_id": row["destination"],
+        "found_destination_id": destination and row["destination"],
+        "dest_type": destination and destination["type"],
+        "dest_base_config": destination and destination["config"],
+        "destination_config_override": row["destination_override"],
+    }
 
 
 def _changes(control: ControlDatabase, document: Document) -> list[tuple[_Entry, list[str]]]:

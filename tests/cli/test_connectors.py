@@ -301,3 +301,21 @@ def test_connectors_travel_as_yaml(platform: Platform, tmp_path: Path) -> None:
     assert platform.execute("SELECT config ->> 'csv_filename', config ->> 'password' FROM cai_defined_sources") == [("y.csv", SECRET)]
     refused(platform.ferry("connectors", "import", str(tmp_path / "none.yaml")), 2, "none.yaml")
     refused(platform.ferry("connectors", "export", "99"), 2, "there is no connector 99")
+
+
+def test_an_import_warns_of_connectors_that_could_not_run(platform: Platform, tmp_path: Path) -> None:
+    stored = platform.connector()
+    file = tmp_path / "connectors.yaml"
+    file.write_text(
+        "sources: [{id: 1, name: source, type: postgres, config: {connection_string: 'env:NOT_SET', query: SELECT 1}}]\n"
+        "connectors: [{name: fresh, source: 1, destination: 1, source_override: {qeury: SELECT 1}}, {id: 70, name: bare}]\n"
+    )
+    told = platform.ferry("connectors", "import", str(file))
+    assert told.returncode == 0
+    assert [line.removeprefix("ferry: warning: ") for line in told.stderr.splitlines()] == [
+        "connectors[0] could not run: source: 'connection_string' refers to the environment variable NOT_SET, which is not set",
+        "connectors[1] could not run: has no source (defined_source_id is NULL)",
+        f"connector {stored} could not run: source: 'connection_string' refers to the environment variable NOT_SET, which is not set",
+    ]
+    assert "unknown key 'qeury'; did you mean 'query'?" in platform.ferry("connectors", "import", str(file), "--apply", NOT_SET=platform.url).stderr
+    assert platform.execute("SELECT name FROM cai_connectors ORDER BY name") == [("Lab",), ("bare",), ("fresh",)]

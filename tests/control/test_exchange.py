@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,6 +14,7 @@ from psycopg.types.json import Jsonb
 from engine.control import exchange
 from engine.control.database import ControlDatabase
 from engine.errors import ConfigurationError
+from tests.cli.test_bad_input import count, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -266,6 +268,17 @@ def test_a_bad_file_is_one_error_that_names_the_place_and_quotes_no_secret(store
         assert SECRET not in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     assert rows(stored) == before
+
+
+def test_an_import_waits_for_another_and_compares_with_what_that_wrote(stored: str, control: ControlDatabase) -> None:
+    document = exchange.parse("connectors: [{id: 50, name: mine}]")
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'cai_connectors'::regclass"
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(stored) as other:
+        other.execute("INSERT INTO cai_connectors (id, name) VALUES (50, 'theirs')")
+        importing = pool.submit(exchange.apply, control, document)
+        until(lambda: count(other, waiting) == 1)
+        other.commit()
+        assert importing.result(20) == ['~ connector 50 name: "theirs" → "mine"']
 
 
 def test_a_failing_last_entry_leaves_nothing_of_the_others(stored: str, control: ControlDatabase) -> None:
