@@ -90,7 +90,9 @@ def once(way: str, connector: int, url: str, api: str, environment: dict[str, st
                 time.sleep(0.05)
             succeeded = state == "COMPLETED"
         else:
-            process = subprocess.Popen([sys.executable, "-c", "from engine.cli import main; main()", "run", str(connector), "--quiet"], env={**os.environ, **environment})
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from engine.cli import main; main()", "run", str(connector), "--quiet"], env={**os.environ, **environment}
+            )
             began = query_began(watch)
             succeeded = process.wait(timeout=MOST_SECONDS) == 0
         if not succeeded:
