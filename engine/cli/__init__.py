@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from engine.cli import connectors, db, export, run, runs
+from engine.cli import connectors, db, export, log, run, runs
 from engine.errors import FerryError, Interrupted, describe, frames
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - typer's callback form
 
 @app.callback()
 def _common(
-    debug: bool = typer.Option(False, "--debug", help="Show the frames of an error."),  # noqa: FBT001, FBT003 - read from the arguments by main(), typer's form
+    debug: bool = typer.Option(False, "--debug", help="Show the engine's log, and the frames of an error."),  # noqa: FBT001, FBT003 - read from the arguments by main(), typer's form
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),  # noqa: FBT001, FBT003
 ) -> None:
     """What all commands take."""
@@ -64,25 +64,31 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv[1:])
     _handle_signals()
+    heard = log.listen(debug=debug)
     try:
         code = app(args=arguments or ["--help"], prog_name="ferry", standalone_mode=False)
     except (FerryError, Interrupted) as error:
-        _report(f"{error}; the query was cancelled and nothing was written" if isinstance(error, Interrupted) else str(error), debug=debug)
+        text = f"{error}; the query was cancelled and nothing was written" if isinstance(error, Interrupted) else str(error)
+        _report(text, with_frames=debug and not heard.told_error)
         sys.exit(error.exit_code)
     except TyperException as error:
-        _report(f"{error.format_message()} (see ferry --help)", debug=debug)
+        if error.format_message().startswith("Usage:"):  # a group without a command shows its help
+            sys.stderr.write(f"{error.format_message()}\n")
+        else:
+            _report(f"{error.format_message()} (see ferry --help)", with_frames=debug)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last resort: the text of a foreign error may hold a cell value or a secret
-        _report(f"{describe(error)} (--debug)", debug=debug)
+        _report(f"{describe(error)} (--debug)", with_frames=debug)
         sys.exit(1)
+    heard.tell()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _report(message: str, *, debug: bool) -> None:
+def _report(message: str, *, with_frames: bool) -> None:
     error = sys.exc_info()[1]
-    if debug and error is not None:
+    if with_frames and error is not None:
         sys.stderr.write(frames(error) + "\n")
     sys.stderr.write(f"ferry: {message}\n")
 

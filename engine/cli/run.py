@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from typing import Annotated
 
 import typer
@@ -24,25 +22,9 @@ def run(
     import engine
     from engine.cli.display import progress
 
-    warnings = _Warnings()
-    logging.getLogger("engine").addHandler(warnings)
     with progress(quiet=quiet, label=f"connector {connector_id}") as on_progress:
         result = engine.run_connector(connector_id, on_progress=on_progress)
-    for warning in warnings.texts:
-        sys.stderr.write(f"ferry: warning: {warning}\n")
     if as_json:
         typer.echo(json.dumps({"connector_id": connector_id, **result.to_dict()}, ensure_ascii=False))
     elif not quiet:
         typer.echo(str(result))
-
-
-class _Warnings(logging.Handler):
-    """Keeps the warnings of a run until it has succeeded; one that fails ends with the one line that says why."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING:
-            self.texts.append(record.getMessage())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,9 +36,8 @@ def list_runs(
     from engine.control.database import ControlDatabase
 
     with ControlDatabase() as control:
-        warnings = _close_dead_runs()
+        _close_dead_runs()
         found = runs.list_runs(control, connector_id=connector, status=status, limit=limit)
-    _warn(warnings)
     if as_json:
         typer.echo(_json(found))
     elif found:
@@ -54,12 +53,11 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)
     from engine.control.database import ControlDatabase
 
     with ControlDatabase() as control:
-        warnings = _close_dead_runs()
+        _close_dead_runs()
         run = runs.find_run(control, run_id)
         if run is None:
             raise ConfigurationError(f"there is no run {run_id} in the control database at {control.where}; see ferry runs")
         files = runs.files_of(control, run_id)
-    _warn(warnings)
     if as_json:
         typer.echo(_json({**run, "files": files}))
         return
@@ -72,20 +70,14 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)
         typer.echo(f"{file['state']} {file['url']}  " + (size if file["file_bytes"] is not None else f"at {file['changed_at']:%Y-%m-%d %H:%M:%S%z}"))
 
 
-def _close_dead_runs() -> list[str]:
-    """What kept it from being done: who may only read history still sees it."""
+def _close_dead_runs() -> None:
+    """Who may only read history still sees it; the log, told once that could be read, says what was closed and what could not be."""
     from engine import reaper
 
     try:
-        return reaper.reap().problems
+        reaper.reap()
     except FerryError as error:
-        return [f"dead runs could not be closed: {error}"]
-
-
-def _warn(warnings: list[str]) -> None:
-    """Told once the history could be read: an address that is wrong is one line, not two."""
-    for warning in warnings:
-        sys.stderr.write(f"ferry: warning: {warning}\n")
+        logging.getLogger("engine").warning("dead runs could not be closed: %s", error)
 
 
 def _show_table(found: list[Row]) -> None:

@@ -281,8 +281,39 @@ def test_a_run_that_fails_says_the_same_on_the_terminal_and_in_the_record(platfo
     assert platform.last_record(connector)[0] == "failed"
     assert result.stderr == f"ferry: {platform.last_record(connector)[1]}\n"
     debug = platform.ferry("run", str(connector), "--debug")
-    assert 'File "' in debug.stderr
+    assert debug.stderr.count("in run_dlt_pipeline") == 1  # the frames stand once, in the log
+    assert debug.stderr.endswith(result.stderr)
     assert SECRET not in debug.stderr
+
+
+def test_debug_shows_the_log_of_a_run(platform: Platform) -> None:
+    connector = platform.connector()
+    assert platform.ferry("run", str(connector)).stderr == ""
+    debug = platform.ferry("run", str(connector), "--debug")
+    assert "10 rows" in debug.stdout
+    assert [line.split()[2] for line in debug.stderr.splitlines()] == ["INFO"] * len(debug.stderr.splitlines())
+    assert f"connector={connector}" in debug.stderr
+
+
+def test_what_a_command_has_to_warn_of_is_told_once_it_has_succeeded(platform: Platform) -> None:
+    connector = platform.connector()
+    platform.execute("INSERT INTO cai_connector_runs (connector_id, status, started_at) VALUES (%s, 'started', now())", connector)
+    platform.execute("INSERT INTO ferry_leases VALUES (%s, 1, 1, NULL, 'elsewhere', 1, now(), now(), now() - interval '1 second')", connector)
+    shown = platform.ferry("runs", "--json")
+    assert shown.stderr == f"ferry: warning: connector {connector}: run 1 was abandoned, its record is closed\n"
+    assert json.loads(shown.stdout)[0]["status"] == "failed"
+    platform.execute("ALTER TABLE cai_connector_runs ADD CHECK (status <> 'started')")
+    ran = platform.ferry("run", str(connector), "--json")
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout)["run_id"] is None
+    assert ran.stderr.startswith(f"ferry: warning: connector {connector}: no run record could be made")
+
+
+@pytest.mark.parametrize("group", ["db", "connectors"])
+def test_a_group_without_a_command_shows_its_help(group: str) -> None:
+    shown = ferry(group)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.startswith(f"Usage: ferry {group}")
 
 
 def test_connectors_travel_as_yaml(platform: Platform, tmp_path: Path) -> None:
