@@ -232,6 +232,9 @@ def test_a_connector_that_is_not_there_is_named_and_recorded(platform: Platform)
     refused(platform.ferry("connectors", "show", "99"), 2, "there is no connector 99")
     refused(platform.ferry("connectors", "check", "99"), 2, "there is no connector 99")
     refused(platform.ferry("runs", "show", "99"), 2, "there is no run 99")
+    refused(platform.ferry("runs", "--connector", "99999999999"), 2, "--connector")
+    refused(platform.ferry("runs", "show", "99999999999"), 2, "there is no run 99999999999")
+    refused(platform.ferry("run", "99999999999"), 2, "there is no connector 99999999999")
 
 
 COMMANDS = (
