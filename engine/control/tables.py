@@ -29,7 +29,18 @@ _ALIKE = {
     "timestamp without time zone": "timestamp",
 }
 _JSON_COLUMNS = frozenset({"config", "source_config_override", "destination_config_override"})
-_WRITTEN = {"cai_connector_runs": "SELECT, INSERT, UPDATE", "ferry_leases": "SELECT, INSERT, UPDATE", "ferry_files": "SELECT, INSERT, UPDATE"}
+_ALL = None
+# Rights of the role that runs connectors, and the columns that each is needed for; of every other table it reads all columns.
+_READ = {"SELECT": _ALL}
+_WRITTEN: dict[str, dict[str, tuple[str, ...] | None]] = {
+    "cai_connector_runs": {
+        **_READ,
+        "INSERT": ("connector_id", "status", "prefect_flow_run_id", "started_at", "log_summary"),
+        "UPDATE": ("status", "finished_at", "rows_ingested", "log_summary"),
+    },
+    "ferry_leases": {**_READ, "INSERT": _ALL, "UPDATE": _ALL},
+    "ferry_files": {**_READ, "INSERT": _ALL, "UPDATE": _ALL},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +98,7 @@ def check(control: ControlDatabase, codes: Iterable[str]) -> Check:
             found.problems.append(f"{table} is missing; ferry db init makes it")
             continue
         _compare_columns(control, table, statements, found)
-        wanted = _WRITTEN.get(table, "SELECT")
-        for right in wanted.split(", "):
-            if not control.query("SELECT 1 AS may WHERE has_table_privilege(%s, %s) OR has_any_column_privilege(%s, %s)", (table, right, table, right)):
-                found.problems.append(f"{table}: this role lacks {right}; see data/grants.sql")
+        _compare_rights(control, table, statements, found)
     if not any(problem.startswith(LOOKUP_CODES) for problem in found.problems):
         known = {row["lookup_code"].strip().lower() for row in control.query("SELECT lookup_code FROM ad_lookup_codes WHERE lookup_code IS NOT NULL")}
         missing = [code for code in codes if code not in known]
@@ -123,6 +131,26 @@ def _compare_columns(control: ControlDatabase, table: str, statements: str, foun
         found.problems.extend(
             f"{table}.{name} must be given, and ferry does not know it" for name, row in standing.items() if row["demanded"] and name not in expected
         )
+
+
+def _compare_rights(control: ControlDatabase, table: str, statements: str, found: Check) -> None:
+    lacking = """
+        SELECT a.attname AS name FROM pg_attribute a
+        WHERE a.attrelid = to_regclass(%s) AND a.attname = ANY (%s) AND NOT a.attisdropped AND NOT has_column_privilege(a.attrelid, a.attnum, %s)
+        ORDER BY a.attnum
+    """
+    for right, columns in _WRITTEN.get(table, _READ).items():
+        wanted = list(columns or _columns(statements))
+        lacked = [row["name"] for row in control.query(lacking, (table, wanted, right))]
+        if lacked:
+            of = "" if len(lacked) == len(wanted) else f" of {', '.join(lacked)}"
+            found.problems.append(f"{table}: this role lacks {right}{of}; see data/grants.sql")
+    sequence = """
+        SELECT s AS name FROM pg_attribute a, pg_get_serial_sequence(%s, 'id') s
+        WHERE a.attrelid = to_regclass(%s) AND a.attname = 'id' AND a.attidentity = '' AND NOT has_sequence_privilege(s, 'USAGE, UPDATE')
+    """
+    if table == "cai_connector_runs" and (held := control.query(sequence, (table, table))):
+        found.problems.append(f"{held[0]['name']}: this role lacks USAGE; see data/grants.sql")
 
 
 def _columns(statements: str) -> dict[str, str]:

@@ -193,7 +193,28 @@ def test_the_check_names_what_the_history_role_lacks(urls: dict[str, str]) -> No
         problems = tables.check(control, registry.TYPE_CODES).problems
     lacked: dict[str, tuple[str, ...]] = {"cai_connector_runs": ("INSERT", "UPDATE"), "ferry_leases": ("INSERT", "UPDATE"), "ferry_files": ("INSERT", "UPDATE")}
     lacked |= {table: ("SELECT",) for table in CONFIGURATIONS if table != "cai_connectors"}
-    assert set(problems) == {f"{table}: this role lacks {right}; see data/grants.sql" for table, rights in lacked.items() for right in rights}
+    expected = {f"{table}: this role lacks {right}; see data/grants.sql" for table, rights in lacked.items() for right in rights}
+    configurations = "defined_source_id, defined_destination_id, source_config_override, destination_config_override"
+    expected.add(f"cai_connectors: this role lacks SELECT of {configurations}; see data/grants.sql")
+    expected.add("public.cai_connector_runs_id_seq: this role lacks USAGE; see data/grants.sql")
+    assert set(problems) == expected
+
+
+@pytest.mark.parametrize(
+    ("revoked", "problem"),
+    [
+        ("UPDATE (log_summary) ON cai_connector_runs", "cai_connector_runs: this role lacks UPDATE of log_summary"),
+        ("USAGE ON SEQUENCE cai_connector_runs_id_seq", "public.cai_connector_runs_id_seq: this role lacks USAGE"),
+        ("INSERT ON cai_connector_runs", "cai_connector_runs: this role lacks INSERT"),
+        ("UPDATE ON ferry_leases", "ferry_leases: this role lacks UPDATE"),
+    ],
+)
+def test_the_check_names_each_right_without_which_no_connector_runs(urls: dict[str, str], revoked: str, problem: str) -> None:
+    execute(urls["control"], f"REVOKE {revoked} FROM ferry_runner")
+    with ControlDatabase(urls["ferry_runner"]) as control:
+        problems = tables.check(control, registry.TYPE_CODES).problems
+    execute(urls["control"], GRANTS)
+    assert problems == [f"{problem}; see data/grants.sql"]
 
 
 def test_the_history_role_sees_runs_and_is_warned_that_it_closes_none(urls: dict[str, str], connector: int) -> None:
