@@ -109,7 +109,7 @@ def export_job(
     elif chunk_size_mb is not None and asked.chunk_size_mb is not None:
         notes = ("chunk_size_mb has no effect: nothing is uploaded in parts",)
     max_bytes = int(options.max_file_mb * MIB) if options.max_file_mb else None
-    store: route.Store = registry.store(store_kind, registry.store_options(store_kind, rest, where=f"{where}destination"))
+    store: route.Store = registry.store(store_kind, registry.store_options(store_kind, rest, where=f"{where}destination", beside=RouteOptions.known_keys()))
     target = route.Target(_filename(options, name), suffix, options.max_file_rows, max_bytes, asked.if_exists)
     store.url(target.name(1))  # a path that the store does not take is refused here, before anything is opened
     return ExportJob(registry.row_source(source_kind, options), _format(layout_name, compression, options, max_bytes), store, target, notes)

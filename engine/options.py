@@ -86,12 +86,13 @@ class Options(pydantic.BaseModel):
         return {cls.aliases.get(key, key): value for key, value in values.items()}
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, where: str) -> Self:
+    def parse(cls, values: Mapping[str, Any], *, where: str, beside: Iterable[str] = ()) -> Self:
         """Check a merged configuration.
 
         Args:
             values: Keys and values, as JSON or as text from a command line. None means "not given".
             where: What the values configure (`source`, `destination`, `connector 7 source`), for messages.
+            beside: Keys that may stand in the same configuration and were taken out of it: an unknown key may have meant one of them.
 
         Raises:
             ConfigurationError: All problems at once; names keys, never values.
@@ -99,7 +100,7 @@ class Options(pydantic.BaseModel):
         given = {k: v for k, v in cls.normalise(values).items() if v is not None and k not in cls.other_routes}
         unknown = [key for key in given if key not in cls.model_fields]
         if unknown:
-            raise ConfigurationError("; ".join(_unknown_key(key, cls.known_keys(), where) for key in unknown))
+            raise ConfigurationError("; ".join(_unknown_key(key, {*cls.known_keys(), *beside}, where) for key in unknown))
         try:
             return cls(**given)
         except pydantic.ValidationError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from engine.options import Options
 
@@ -99,9 +99,9 @@ def row_source(kind: str, options: Options) -> Any:
     return _ROW_SOURCES[kind][1].load()(options)
 
 
-def store_options(kind: str, config: Mapping[str, Any], *, where: str) -> Any:
-    """Checked options of a store."""
-    return _options(_STORES, kind, config, where)
+def store_options(kind: str, config: Mapping[str, Any], *, where: str, beside: Iterable[str] = ()) -> Any:
+    """Checked options of a store; `beside` as in `Options.parse`."""
+    return _options(_STORES, kind, config, where, beside)
 
 
 def store(kind: str, options: Options) -> Any:
@@ -114,8 +114,8 @@ def file_format(name: str) -> Any:
     return _FORMATS[name].load()
 
 
-def _options(table: Mapping[str, tuple[_Class, _Class]], kind: str, config: Mapping[str, Any], where: str) -> Any:
+def _options(table: Mapping[str, tuple[_Class, _Class]], kind: str, config: Mapping[str, Any], where: str, beside: Iterable[str] = ()) -> Any:
     if kind not in table:
         raise ConfigurationError(f"{where}: {kind!r} is not possible here; possible are {', '.join(table)}")
     options: type[Options] = table[kind][0].load()
-    return options.parse(config, where=where)
+    return options.parse(config, where=where, beside=beside)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("pyarrow", "boto3", "psycopg", "adbc_driver_manager", "sqlglot", "pandas", "polars", "prefect", "pydantic", "rich")
+HEAVY = ("pyarrow", "boto3", "psycopg", "adbc_driver_manager", "sqlglot", "pandas", "polars", "prefect", "pydantic", "rich", "yaml")
 
 
 @pytest.mark.parametrize("code", ["import engine", "import engine.cli"])

@@ -179,6 +179,7 @@ def test_check_knows_what_happens_to_a_file_that_stands(platform: Platform, if_e
         ({"source": {**GOOD, "qeury": "SELECT 1"}}, ["'qeury'", "did you mean 'query'"]),
         ({"source": {k: v for k, v in GOOD.items() if k != "query"}}, ["'query' is missing"]),
         ({"destination": {"file_pattern": "*"}}, ["'path' is missing"]),
+        ({"destination": {"path": "/x", "if_exist": "skip"}}, ["destination: unknown key 'if_exist'", "did you mean 'if_exists'"]),
         ({"destination": {"prefix": "x"}, "types": ("postgres", "s3")}, ["'bucket' is missing"]),
         ({"types": ("mongodb", "nfs")}, ["unknown type 'mongodb'", "sql_database"]),
         ({"types": ("postgres", "ftp")}, ["unknown type 'ftp'"]),
