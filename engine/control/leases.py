@@ -107,8 +107,8 @@ def give_back(claiming: Future[Lease | Holder]) -> None:
 
 
 def _answer_seconds(seconds: float) -> float:
-    """How long a statement about a lease may take: a connection that swallows it is given up while there is time for another."""
-    return min(ANSWER_SECONDS, seconds / 2)
+    """How long a statement about a lease may take: a connection that swallows a renewal is given up while there is time for another."""
+    return min(ANSWER_SECONDS, seconds / 3)
 
 
 class Lease:
@@ -189,7 +189,7 @@ class Lease:
                     renewed = control.query(renew, (self._seconds, self.connector_id, self.token))
                 except Exception as error:  # noqa: BLE001 - as long as the lease lasts, nothing ends its renewal
                     _log.warning("connector %s: the lease could not be renewed just now: %s", self.connector_id, describe(error))
-                    pause = min(1.0, self._seconds / RENEWALS)
+                    pause = min(1.0, self._seconds / 40)
                     continue
                 pause = self._seconds / RENEWALS
                 if not renewed:

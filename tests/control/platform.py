@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import psycopg
 from psycopg.rows import dict_row
 
@@ -143,3 +144,9 @@ def told(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
     return dict(json.loads(out))
+
+
+def is_paused(process: subprocess.Popen[str]) -> bool:
+    """Whether it has stopped itself, or was."""
+    assert process.poll() is None
+    return bool(psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import psycopg
 import pytest
 
@@ -22,7 +21,7 @@ from engine.control.database import ControlDatabase
 from engine.errors import ConfigurationError, LeaseLost
 from tests.conftest import open_to_nobody
 from tests.control.network import network
-from tests.control.platform import GATED, PAUSE, Control, told, until
+from tests.control.platform import GATED, PAUSE, Control, is_paused, told, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -279,11 +278,6 @@ def stop_and_resume(control: Control, connector: int, process: subprocess.Popen[
     delivered = contents(control.folder)
     process.send_signal(signal.SIGCONT)
     return delivered
-
-
-def is_paused(process: subprocess.Popen[str]) -> bool:
-    assert process.poll() is None
-    return bool(psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
 
 
 BEFORE_PUBLISHING = f"""
