@@ -30,6 +30,7 @@ from flows import TELEMETRY_OFF
 from flows.serve import serve
 
 ROWS = 1_000_000
+MOST_SECONDS = 120.0
 TABLE = f"""
 CREATE TABLE results AS
 SELECT i AS id, md5(i::text) AS pseudonym, (i % 997)::numeric(10,2) AS value, now() - i * interval '1 second' AS taken_at FROM generate_series(1, {ROWS}) i
@@ -89,9 +90,11 @@ def once(way: str, connector: int, url: str, api: str, environment: dict[str, st
                 time.sleep(0.05)
             succeeded = state == "COMPLETED"
         else:
-            process = subprocess.Popen([sys.executable, "-m", "engine.cli", "run", str(connector), "--quiet"], env={**os.environ, **environment})
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from engine.cli import main; main()", "run", str(connector), "--quiet"], env={**os.environ, **environment}
+            )
             began = query_began(watch)
-            succeeded = process.wait() == 0
+            succeeded = process.wait(timeout=MOST_SECONDS) == 0
         if not succeeded:
             raise RuntimeError(f"{way} did not succeed")
         return Run(way, time.time() - started, began - started)
@@ -100,11 +103,13 @@ def once(way: str, connector: int, url: str, api: str, environment: dict[str, st
 def query_began(watch: psycopg.Connection[tuple[float]]) -> float:
     """When the connector's COPY began, by the server's clock, which is ours."""
     asked = "SELECT EXTRACT(epoch FROM query_start)::float8 FROM pg_stat_activity WHERE query LIKE 'COPY%%results%%' AND state = 'active'"
-    while True:
+    deadline = time.monotonic() + MOST_SECONDS
+    while time.monotonic() < deadline:
         found = watch.execute(asked).fetchone()
         if found:
             return found[0]
         time.sleep(0.005)
+    raise RuntimeError("the query did not begin")
 
 
 def report(runs: list[Run]) -> None:

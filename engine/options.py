@@ -20,7 +20,7 @@ MIB = 1 << 20
 ENVIRONMENT = "environment"
 """Key of a field's extra that names the environment variable which fills the field."""
 _SECRET_KEYS = re.compile("password|passphrase|secret|access_key|token|api_key$|connection_string|^headers$", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"(\w+://[^/@\s:]*:)[^/@\s]*@")
+_CREDENTIALS = re.compile(r"(\w+://[^/@\s:]*:)[^/\s]*@")  # up to the last @ of the address: passwords with an @ are written, if wrongly
 
 
 class _Secret(SecretStr):

@@ -72,7 +72,7 @@ def _plain(value: Any) -> str:
 
 @app.command("check", help="Validate connector ID (or --all), try both ends, and say what it would do; nothing is moved. Exit code 1 or 2 if it cannot run.")
 def check(
-    connector_id: Annotated[int | None, typer.Argument(metavar="[ID]", show_default=False)] = None,
+    connector_id: Annotated[int | None, typer.Argument(metavar="ID", show_default=False)] = None,
     every: Annotated[bool, typer.Option("--all", help="All connectors.")] = False,  # noqa: FBT002 - typer's form
     offline: Annotated[bool, typer.Option("--offline", help="Validate only; open nothing but the control database.")] = False,  # noqa: FBT002 - typer's form
     as_json: AsJson = False,  # noqa: FBT002 - typer's form
@@ -100,7 +100,7 @@ def check(
 
 
 @app.command("export", help="Write connectors (all, or those with these IDs) as YAML, with their sources and destinations; secrets become !keep.")
-def export(connector_ids: Annotated[list[int] | None, typer.Argument(metavar="[ID …]", show_default=False)] = None) -> None:
+def export(connector_ids: Annotated[list[int] | None, typer.Argument(metavar="ID …", show_default=False)] = None) -> None:
     """The command; its help text stands above."""
     from engine.control import exchange
     from engine.control.database import ControlDatabase

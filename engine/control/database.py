@@ -128,7 +128,7 @@ class ControlDatabase:
             return ConfigurationError(f"a table or column is missing in the control database at {self.where}; see ferry db check and ferry db init")
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return ConfigurationError(f"the role of {VARIABLE} lacks a right in the control database at {self.where}; see ferry db check and data/grants.sql")
-        away = error.sqlstate.startswith(("08", "57", "53")) and error.sqlstate != "57014"
+        away = error.sqlstate.startswith(("08", "40", "53", "57")) and error.sqlstate != "57014"
         return ProcessingError(f"the control database at {self.where} refused a statement (SQLSTATE {error.sqlstate})", transient=away)
 
 

@@ -13,6 +13,7 @@ What stands in the database and not in the file stays as it is.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from engine.control.database import ControlDatabase, Row
 
-Id = Annotated[int, Field(ge=1, le=2_147_483_647)]
+Id = Annotated[int, Field(ge=1, le=2_147_483_647, strict=True)]
 Configuration = dict[str, Any] | None
 
 
@@ -60,7 +61,7 @@ class SourceEntry(_Entry):
     table, kind = "cai_defined_sources", "source"
     columns = {"name": "name", "type": "source_type_lookup_code_id", "config": "config"}
 
-    type: str
+    type: str | None
     config: Configuration = None
 
 
@@ -70,7 +71,7 @@ class DestinationEntry(_Entry):
     table, kind = "cai_defined_destinations", "destination"
     columns = {"name": "name", "type": "destination_type_lookup_code_id", "config": "config"}
 
-    type: str
+    type: str | None
     config: Configuration = None
 
 
@@ -112,14 +113,16 @@ def parse(text: str) -> Document:
     """A document from YAML; nothing is looked up yet.
 
     Raises:
-        ConfigurationError: No YAML, unknown or missing keys, wrong types, an id twice, or `***` where a value should be; names the place, quotes no value.
+        ConfigurationError: No YAML, unknown or missing keys, wrong types, what JSON cannot hold, an id twice, or `***` where a value should be; names the
+            place, quotes no value.
     """
     try:
         raw = yaml.load(text, _Loader) or {}  # noqa: S506 - a safe loader that knows one more tag
+        json.dumps(raw, default=str, skipkeys=True)  # an alias may stand within its own anchor, without end
     except yaml.MarkedYAMLError as error:
         at = f" at line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}" if error.problem_mark else ""
         raise ConfigurationError(f"the file is no YAML that ferry reads{at}") from None
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigurationError("the file is no YAML that ferry reads") from None
     try:
         document = Document.model_validate(raw)
@@ -127,9 +130,8 @@ def parse(text: str) -> Document:
         raise ConfigurationError("; ".join(_problem(one) for one in error.errors(include_url=False, include_input=False))) from None
     seen: set[tuple[str, int]] = set()
     for place, entry in document.entries():
-        for path, value in _leaves(entry.model_dump()):
-            if value == "***":
-                raise ConfigurationError(f"{place}.{'.'.join(path)} is ***, which is how a secret is shown; write !keep, a reference (env:NAME) or the secret")
+        for problem in _unfit(entry.model_dump(), place):
+            raise ConfigurationError(problem)
         if entry.id is not None and (entry.kind, entry.id) in seen:
             raise ConfigurationError(f"{place}: the id {entry.id} stands twice")
         seen |= {(entry.kind, entry.id)} if entry.id is not None else set()
@@ -201,10 +203,17 @@ def _changes(control: ControlDatabase, document: Document) -> list[tuple[_Entry,
     changes = []
     for place, entry in document.entries():
         before = stored[type(entry)].get(entry.id) if entry.id is not None else None
-        after = type(entry)(**_filled(entry.model_dump(), before or {}, place))
+        values = _filled(entry.model_dump(), before or {}, place)
+        if before and _same_code(values.get("type"), before.get("type")):
+            values["type"] = before["type"]
+        after = type(entry)(**values)
         _check_references(after, place, codes, known)
         changes.append((after, _difference(after, before)))
     return changes
+
+
+def _same_code(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and one.strip().lower() == other.lower()
 
 
 def _ids(entries: Iterable[_Entry]) -> set[int]:
@@ -213,7 +222,7 @@ def _ids(entries: Iterable[_Entry]) -> set[int]:
 
 def _check_references(entry: _Entry, place: str, codes: set[str], known: Mapping[str, set[int]]) -> None:
     values = entry.model_dump()
-    if "type" in values and values["type"].strip().lower() not in codes:
+    if values.get("type") is not None and values["type"].strip().lower() not in codes:
         raise ConfigurationError(f"{place}.type: {values['type']!r} is not in ad_lookup_codes; see ferry db check")
     for end, there in known.items():
         if values.get(end) is not None and values[end] not in there:
@@ -227,7 +236,7 @@ def _difference(after: _Entry, before: Mapping[str, Any] | None) -> list[str]:
     lines = [] if before is not None else [f"+ {name} {after.name!r}"]
     for path in dict.fromkeys([*old, *new]):
         was, now = old.get(path), new.get(path)
-        if was == now or path == ("id",):
+        if (path in old, type(was), was) == (path in new, type(now), now) or path == ("id",):  # null is not absence, true is not 1
             continue
         sign = "~" if path in old and path in new else "+" if path in new else "-"
         shown = [_shown(path, value) for here, value in ((path in old, was), (path in new, now)) if here]
@@ -252,6 +261,25 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
             yield from _leaves(inner, (*path, str(key)))
     else:
         yield path, value
+
+
+def _unfit(value: Any, place: str) -> Iterator[str]:
+    """What cannot be stored of a value: masks, what JSON does not know, `!keep` for a part of a list."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _unfit(inner, f"{place}.{key}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            if isinstance(inner, Keep):
+                yield f"{place}[{number}] is !keep, which can stand for the whole list only"
+            yield from _unfit(inner, f"{place}[{number}]")
+    elif isinstance(value, str):
+        if value == "***" or ":***@" in value:
+            yield f"{place} is ***, which is how a secret is shown; write !keep, a reference (env:NAME) or the secret"
+        if "\0" in value:
+            yield f"{place} holds a NUL character"
+    elif not isinstance(value, Keep | int | None) and not (isinstance(value, float) and math.isfinite(value)):
+        yield f"{place} is nothing that JSON can hold; dates and the like are written in quotes"
 
 
 def _hidden(row: Row) -> Row:
@@ -286,7 +314,7 @@ def _stored(control: ControlDatabase, entry_type: type[_Entry]) -> dict[int, Row
         for name in configurations:
             row[name] = None if row[name] is None else json_object(row[name], f"{entry_type.kind} {row['id']}: {name}")
         if "type" in row:
-            row["type"] = (row["type"] or "").strip()
+            row["type"] = (row["type"] or "").strip() or None
     return {row["id"]: row for row in rows}
 
 
@@ -317,8 +345,9 @@ def _write(connection: psycopg.Connection[Row], entry: _Entry) -> None:
     insert = sql.SQL("INSERT INTO {} ({}) VALUES ({})")
     connection.execute(insert.format(table, sql.SQL(", ").join(columns), sql.SQL(", ").join(wanted)), given)
     if entry.id is not None:  # the next id without one must not meet this one
-        move = sql.SQL("SELECT setval(pg_get_serial_sequence(%s, 'id'), (SELECT max(id) FROM {})) WHERE pg_get_serial_sequence(%s, 'id') IS NOT NULL")
-        connection.execute(move.format(table), (entry.table, entry.table))
+        # Nor may the sequence go back: the runs of connectors that are gone keep their ids.
+        move = sql.SQL("SELECT setval(s, GREATEST((SELECT max(id) FROM {}), nextval(s) - 1)) FROM pg_get_serial_sequence(%s, 'id') s WHERE s IS NOT NULL")
+        connection.execute(move.format(table), (entry.table,))
 
 
 def _problem(error: Any) -> str:
@@ -333,7 +362,11 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """As the loader; long texts (queries) as blocks that people can read."""
+    """As the loader; long texts (queries) as blocks that people can read, and no anchors: every `!keep` would be an alias of the first."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
