@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import signal
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 
 import engine
-from engine import embedded
 from engine.control import leases
 from engine.control.database import ControlDatabase
 from engine.errors import ConfigurationError, LeaseLost
-from tests.conftest import open_to_nobody
 from tests.control.network import network
 from tests.control.platform import GATED, PAUSE, Control, is_paused, told, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import subprocess
+    from collections.abc import Callable
     from pathlib import Path
 
 PAIRS = 20
 
 
-def take(connector: int, run_id: int | None = None) -> leases.Lease:
-    claim = leases.acquire(connector, run_id, None)
+def take(connector: int) -> leases.Lease:
+    claim = leases.acquire(connector, None, None)
     assert isinstance(claim, leases.Lease)
     return claim
 
@@ -327,6 +324,36 @@ def test_an_owner_that_is_resumed_after_its_lease_ended_publishes_and_deletes_no
         assert {row["state"] for row in control.files(connector) if row["token"] == 2} <= {"writing", "discarded", "swept"}
 
 
+def test_another_connector_runs_while_one_is_under_way(control: Control) -> None:
+    held, other = control.connector(GATED.format(rows=10)), control.connector(csv_filename="other.csv")
+    with control.close_gate():
+        process = control.process(held)
+        until(lambda: control.waiting() == 1)
+        assert engine.run_connector(other).status == "success"
+        assert control.lease(held)["held"]
+    assert told(process)["status"] == "success"
+
+
+def test_an_owner_that_is_resumed_before_it_completes_an_upload_leaves_the_newer_object_alone(
+    control: Control, s3_client: Any, s3_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FERRY_LEASE_SECONDS", "2")
+    bucket = s3_options["bucket"]
+    connector = control.connector(GATED.format(rows=60_000), s3_options, types=("postgres", "s3"))
+    process = control.process(connector, BEFORE_PUBLISHING)
+    until(lambda: is_paused(process))
+    assert len(s3_client.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 1
+    until(lambda: not control.lease(connector)["held"])
+    control.override(connector, query="SELECT i FROM generate_series(1001, 1015) i")
+    result = engine.run_connector(connector)
+    process.send_signal(signal.SIGCONT)
+    assert told(process)["status"] == "LeaseLost"
+    body = s3_client.get_object(Bucket=bucket, Key="x.csv")["Body"].read()
+    assert hashlib.sha256(body).hexdigest() == result.files[0].sha256
+    assert "Uploads" not in s3_client.list_multipart_uploads(Bucket=bucket)
+    assert control.statuses(connector) == ["failed", "success"]
+
+
 # --- the network, and rights ----------------------------------------------------------------------------------------
 
 
@@ -381,74 +408,3 @@ def test_without_a_lease_there_is_no_run(control: Control, monkeypatch: pytest.M
     assert [(record["status"], "lacks a right" in record["log_summary"]) for record in control.records(connector)] == [("failed", True)]
     assert not control.folder.exists()
     assert control.files(connector) == []
-
-
-# --- through a pooler -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def pooled(control: Control, postgres: Any, tmp_path_factory: pytest.TempPathFactory, as_user: str | None) -> Iterator[str]:
-    """The control database through PgBouncer, where two server connections serve everybody and each transaction gets another."""
-    folder, port = tmp_path_factory.mktemp("pgbouncer"), embedded.free_ports(1)[0]
-    name = control.url.rpartition("/")[2]
-    settings = {
-        "listen_addr": "127.0.0.1",
-        "listen_port": port,
-        "unix_socket_dir": "",
-        "auth_type": "any",
-        "pool_mode": "transaction",
-        "default_pool_size": 2,
-        "server_round_robin": 1,
-        "logfile": "",
-    }
-    lines = ["[databases]", f"{name} = host=127.0.0.1 port={postgres.port} user=postgres password={postgres.password}", "[pgbouncer]"]
-    configuration = folder / "pgbouncer.ini"
-    configuration.write_text("\n".join([*lines, *(f"{key} = {value}" for key, value in settings.items())]) + "\n")
-    open_to_nobody(folder)
-    process = subprocess.Popen(["pgbouncer", configuration], user=as_user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
-    url = f"postgresql://anybody@127.0.0.1:{port}/{name}"
-    try:
-        until(lambda: process.poll() is None and answers(url))
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def answers(url: str) -> bool:
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-@pytest.mark.system
-def test_leases_ledger_and_whole_connectors_work_through_a_pooler_in_transaction_mode(control: Control, pooled: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", pooled)
-    monkeypatch.setenv("FERRY_LEASE_SECONDS", "2")
-    control.source = pooled
-    names = [f"x{number}.csv" for number in range(4)]
-    connectors = [control.connector("SELECT i FROM generate_series(1, 25) i", csv_filename=name, max_file_rows=10) for name in names]
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(engine.run_connector, connectors))
-    assert [(result.status, result.rows, len(result.files)) for result in results] == [("success", 25, 3)] * 4
-    assert len(contents(control.folder)) == 12
-    assert [control.records(connector)[0]["status"] for connector in connectors] == ["success"] * 4
-    with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda number: leases.acquire(number, None, None), connectors * 2))
-    held = [claim for claim in claims if isinstance(claim, leases.Lease)]
-    assert sorted(lease.connector_id for lease in held) == connectors
-    with contextlib.ExitStack() as stack:
-        for lease in held:
-            stack.enter_context(lease)
-        query = "SELECT bool_and(clock_timestamp() > acquired_at + interval '3 seconds') AS old FROM ferry_leases"
-        until(lambda: control.execute(query)[0]["old"])
-        for lease in held:
-            lease.check()
-        assert all(control.lease(connector)["held"] for connector in connectors)
-        control.expire(connectors[0])
-        database, ledger = ledger_of(next(lease for lease in held if lease.connector_id == connectors[0]))
-        with database, pytest.raises(LeaseLost):
-            ledger.record("x", "publishing")
-    assert not any(control.lease(connector)["held"] for connector in connectors)
