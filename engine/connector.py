@@ -9,6 +9,7 @@ the ledger asks the control database whether it is still held.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import logging
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("engine")
 FILES_IN_SUMMARY = 20
+GIVE_BACK_SECONDS = 2.0
 
 
 class Observer:
@@ -224,7 +226,7 @@ def _end(steps: Steps, run_id: int | None, outcome: Mapping[str, Any]) -> None:
 def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
     connector_id, run_id = config["connector_id"], config.get("run_id")
     job = jobs.connector_job(config)
-    claim = workers.call(lambda: leases.acquire(connector_id, run_id, config.get("prefect_flow_run_id")))
+    claim = _claimed(connector_id, run_id, config.get("prefect_flow_run_id"))
     if isinstance(claim, leases.Holder):
         summary = f"skipped: connector {connector_id} is being run by {claim}"
         _say("run skipped", connector=connector_id, run=run_id, holder=claim)
@@ -232,7 +234,7 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
     observer = _observer.get()
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(claim)
-        control = stack.enter_context(ControlDatabase())
+        control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
         stack.enter_context(workers.watching(lease.check))
         ends = {"source": config["source_type"], "destination": config["destination_type"]}
         _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
@@ -241,6 +243,17 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
     _say_delivered(connector_id, run_id, result)
     observer.finished(result)
     return {"status": "success", "rows_ingested": result.rows, "log_summary": _summary(result)}
+
+
+def _claimed(connector_id: int, run_id: int | None, flow_run_id: str | None) -> leases.Lease | leases.Holder:
+    """The lease, or who holds it; a run that is stopped while it asks gives back what it may have got."""
+    claiming = workers.start(lambda: leases.acquire(connector_id, run_id, flow_run_id), name="ferry-call")
+    try:
+        return workers.wait(claiming)
+    except BaseException:
+        concurrent.futures.wait([claiming], timeout=GIVE_BACK_SECONDS)
+        claiming.add_done_callback(leases.give_back)
+        raise
 
 
 def _say_delivered(connector_id: object, run_id: object, result: RunResult) -> None:

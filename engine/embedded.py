@@ -77,13 +77,14 @@ class S3:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path, *, bin_dir: Path | None = None, settings: Mapping[str, str] | None = None) -> Iterator[Postgres]:
+def postgres(folder: Path, *, bin_dir: Path | None = None, settings: Mapping[str, str] | None = None, port: int | None = None) -> Iterator[Postgres]:
     """Run PostgreSQL over a data folder, which is initialised when it is new and kept afterwards.
 
     Args:
         folder: For the data, the password and the log.
         bin_dir: Where `postgres` and `initdb` are; default: those of the wheel.
         settings: More of postgresql.conf.
+        port: Where to listen; default: a free port.
 
     Raises:
         ConfigurationError: The wheel is not installed.
@@ -95,13 +96,13 @@ def postgres(folder: Path, *, bin_dir: Path | None = None, settings: Mapping[str
     if user:
         shutil.chown(folder, user)
     password = _initialised(folder, binaries, user)
-    with _started(lambda: _postgres_once(folder, binaries, user, password, settings or {})) as server:
+    with _started(lambda: _postgres_once(folder, binaries, user, password, settings or {}, port)) as server:
         yield server
 
 
 @contextlib.contextmanager
-def _postgres_once(folder: Path, binaries: Path, user: str | None, password: str, settings: Mapping[str, str]) -> Iterator[Postgres]:
-    port = free_ports(1)[0]
+def _postgres_once(folder: Path, binaries: Path, user: str | None, password: str, settings: Mapping[str, str], port: int | None) -> Iterator[Postgres]:
+    port = port or free_ports(1)[0]
     options = {"fsync": "off", "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(port), **settings}
     command = [str(binaries / "postgres"), "-D", str(folder / "data"), *(f"-c{name}={value}" for name, value in options.items())]
     with _running(command, folder / "postgres.log", user=user) as process:

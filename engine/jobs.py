@@ -115,6 +115,17 @@ def export_job(
     return ExportJob(registry.row_source(source_kind, options), _format(layout_name, compression, options, max_bytes), store, target, notes)
 
 
+def destination_store(destination_type: str, destination_config: Mapping[str, Any], *, where: str) -> route.Store:
+    """The store of a destination alone, nothing opened.
+
+    Raises:
+        ConfigurationError: Its options are wrong.
+    """
+    kind = registry.kind_of(destination_type, destination_config, where=where)
+    store: route.Store = registry.store(kind, registry.store_options(kind, _split(destination_config, where)[1], where=where))
+    return store
+
+
 def row_source(source_type: str, source_config: Mapping[str, Any]) -> RowSource:
     """A checked source of rows, nothing opened."""
     kind = registry.kind_of(source_type, source_config)

@@ -35,10 +35,15 @@ def merged_connector(stored: StoredConnector) -> dict[str, Any]:
         "connector_id": stored.id,
         "connector_name": stored.name,
         "source_type": stored.source.type,
-        "source_config": {one.key: one.value for one in _merged(stored.source, "source", stored.id)},
+        "source_config": merged_end(stored.source, "source", stored.id),
         "destination_type": stored.destination.type,
-        "destination_config": {one.key: one.value for one in _merged(stored.destination, "destination", stored.id)},
+        "destination_config": merged_end(stored.destination, "destination", stored.id),
     }
+
+
+def merged_end(end: End, role: Role, connector_id: int) -> dict[str, Any]:
+    """One end of it."""
+    return {one.key: one.value for one in _merged(end, role, connector_id)}
 
 
 def explain(end: End, role: Role, connector_id: int) -> list[Setting]:
@@ -63,13 +68,14 @@ def as_stored(end: End) -> list[Setting]:
 def _merged(end: End, role: Role, connector_id: int) -> list[Setting]:
     """Each layer is normalised, then the override replaces base values key by key; null removes a base value.
 
-    A base value is removed before the base is normalised, so that `connection_string: null` takes away all that the string would have given.
+    A base value is removed before the base is normalised, so that `connection_string: null` takes away all that the string would have given, and
+    afterwards, so that `username: null` takes away what the base's string has given.
     """
     options, where = _options_class(end, role, connector_id), f"connector {connector_id}: {role}"
     removed = {options.aliases.get(key, key) for key, value in end.override.items() if value is None}
     base = _normalised(options, {key: value for key, value in end.base.items() if options.aliases.get(key, key) not in removed}, where)
     override = _normalised(options, end.override, where)
-    together = {key: Setting(key, value, "base") for key, value in base.items() if value is not None}
+    together = {key: Setting(key, value, "base") for key, value in base.items() if value is not None and key not in removed}
     together.update({key: Setting(key, value, "override") for key, value in override.items() if value is not None})
     return list(together.values())
 

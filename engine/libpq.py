@@ -155,8 +155,17 @@ _LOGIN_FAILURES = (
     ("remaining connection slots", "the server has no free connection"),
     ("the database system is starting up", "the server is starting up"),
     ("the database system is shutting down", "the server is shutting down"),
+    ("server closed the connection", "the server closed the connection at once; is it being restarted?"),
+    ("Connection reset", "the server closed the connection at once; is it being restarted?"),
+    ("in recovery mode", "the server does not accept connections now"),
+    ("not accepting connections", "the server does not accept connections now"),
+    ("not yet accepting connections", "the server does not accept connections now"),
+    ("server login has been failing", "the pooler does not reach the server"),  # PgBouncer's words, and the next one
+    ("cannot connect to server", "the pooler does not reach the server"),
+    ("unreachable", "the network does not reach the server"),
+    ("No route to host", "the network does not reach the server"),
 )
-_TRANSIENT = ("no answer in time", "nothing listens", "no free connection", "starting up", "shutting down", "unknown")
+_TRANSIENT = ("no answer in time", "nothing listens", "no free connection", "starting up", "shutting down", "unknown", "does not", "restarted")
 
 
 def connection_failed(options: PostgresOptions, text: str) -> ConnectionFailed:

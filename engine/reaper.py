@@ -11,17 +11,18 @@ import socket
 import time
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine import jobs, layers, registry, workers
 from engine.control import connectors, leases
 from engine.control.database import ControlDatabase
-from engine.errors import ConfigurationError, FerryError
+from engine.errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from engine.control.database import Row
+    from engine.routes.export import Store
 
 PAST_THE_END_SECONDS = 0.1
 _log = logging.getLogger("engine")
@@ -34,7 +35,7 @@ class Reaped:
     Attributes:
         runs: Run records closed: `id, connector_id, prefect_flow_run_id`.
         leftovers: Part uploads and temporary files removed.
-        problems: What could not be removed, and why; it is tried again the next time.
+        problems: What could not be removed, and why; it is tried again the next time, unless that cannot help.
     """
 
     runs: list[Row] = field(default_factory=list)
@@ -56,8 +57,8 @@ def reap(*, patience: float = 0.0) -> Reaped:
         if pause is not None:
             time.sleep(min(pause + PAST_THE_END_SECONDS, patience))
         closed = _close(control)
-        removed, problems = _sweep(control, leases.unfinished_files(control))
-    return Reaped(closed, removed, problems)
+        sweep = _Sweep(control, leases.unfinished_files(control))
+    return Reaped(closed, sweep.removed, sweep.problems)
 
 
 def before_run(connector_id: int) -> None:
@@ -66,12 +67,12 @@ def before_run(connector_id: int) -> None:
     def clear() -> None:
         with ControlDatabase() as control:
             _close(control)
-            _sweep(control, [file for file in leases.unfinished_files(control) if file["connector_id"] == connector_id])
+            _Sweep(control, [file for file in leases.unfinished_files(control) if file["connector_id"] == connector_id])
 
     try:
         workers.call(clear)
-    except FerryError as error:
-        _log.warning("connector %s: dead runs could not be looked for: %s", connector_id, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason not to run
+        _log.warning("connector %s: dead runs could not be looked for: %s", connector_id, describe(error))
 
 
 def _close(control: ControlDatabase) -> list[Row]:
@@ -81,26 +82,47 @@ def _close(control: ControlDatabase) -> list[Row]:
     return closed
 
 
-def _sweep(control: ControlDatabase, files: Iterable[Row]) -> tuple[int, list[str]]:
-    removed, problems = 0, []
-    for connector_id, group in itertools.groupby(files, key=itemgetter("connector_id")):
-        try:
-            config = layers.merged_connector(connectors.read_connector(control, connector_id))
-            job = jobs.connector_job(config)
-            removed += sum(_sweep_file(control, job, config, file) for file in group)
-        except FerryError as error:
-            problems.append(f"connector {connector_id}: what dead runs left could not be removed: {error}")
-            _log.warning(problems[-1])
-    return removed, problems
+class _Sweep:
+    """One pass over leftovers; what cannot be removed keeps nobody from removing the next."""
 
+    def __init__(self, control: ControlDatabase, files: Iterable[Row]) -> None:
+        self.removed = 0
+        self.problems: list[str] = []
+        self._control = control
+        for connector_id, group in itertools.groupby(files, key=itemgetter("connector_id")):
+            try:
+                self._sweep_connector(connector_id, list(group))
+            except Exception as error:  # noqa: BLE001 - the next connector's store may be sound
+                self._tell(connector_id, f"what dead runs left could not be removed, and is tried again: {describe(error)}")
 
-def _sweep_file(control: ControlDatabase, job: jobs.ExportJob, config: dict[str, Any], file: Row) -> bool:
-    """Remove one leftover, and note it. A folder may be another machine's own: what is not found there is left to that machine."""
-    if job.store.url(file["path"]) != file["url"]:
-        leases.mark_swept(control, file)
-        raise ConfigurationError(f"the connector's destination has changed since; look for {file['leftover'] or 'a temporary file'} beside {file['url']}")
-    found = job.store.sweep(file["path"], file["leftover"] or "")
-    elsewhere = registry.kind_of(config["destination_type"], config["destination_config"]) == registry.FOLDER and file["host"] != socket.gethostname()
-    if found or not elsewhere:
-        leases.mark_swept(control, file)
-    return found
+    def _sweep_connector(self, connector_id: int, files: list[Row]) -> None:
+        if files[0]["is_orphan"]:
+            for file in files:
+                self._leave(file, "it was deleted")
+            return
+        end, where = connectors.read_destination(self._control, connector_id), f"connector {connector_id}: destination"
+        config = layers.merged_end(end, "destination", connector_id)
+        store = jobs.destination_store(end.type, config, where=where)
+        is_folder = registry.kind_of(end.type, config, where=where) == registry.FOLDER
+        for file in files:
+            if store.url(file["path"]) != file["url"]:
+                self._leave(file, "its destination has changed since")
+            elif leases.claim_unfinished(self._control, file):
+                self._sweep_file(store, file, is_folder=is_folder)
+
+    def _sweep_file(self, store: Store, file: Row, *, is_folder: bool) -> None:
+        """A folder may be another machine's own: what is not found there is left to that machine."""
+        found = store.sweep(file["path"], file["leftover"] or "")
+        self.removed += found
+        if found or not is_folder or file["host"] == socket.gethostname():
+            leases.mark_swept(self._control, file)
+
+    def _leave(self, file: Row, why: str) -> None:
+        """Nobody can remove it any more; said once."""
+        leases.mark_swept(self._control, file)
+        if file["leftover"]:
+            self._tell(file["connector_id"], f"{why}; a run that died left {file['leftover']} for {file['url']}: remove it by hand")
+
+    def _tell(self, connector_id: int, problem: str) -> None:
+        self.problems.append(f"connector {connector_id}: {problem}")
+        _log.warning(self.problems[-1])

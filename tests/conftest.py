@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from engine import embedded
+from tests.control.platform import Control
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +26,7 @@ _numbers = itertools.count(1)
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postgres]:
     """The embedded PostgreSQL."""
     folder = tmp_path_factory.mktemp("postgres")
-    _open_to_nobody(folder)
+    open_to_nobody(folder)
     with embedded.postgres(folder, settings={"max_connections": "200"}) as server:
         yield server
 
@@ -36,7 +38,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.S3]
         yield server
 
 
-def _open_to_nobody(folder: Path) -> None:
+def open_to_nobody(folder: Path) -> None:
     """As root, PostgreSQL runs as another user, who must get through pytest's private folders."""
     if os.geteuid() == 0:
         for parent in (folder, *folder.parents):
@@ -61,6 +63,14 @@ def database(postgres: embedded.Postgres) -> str:
 def module_database(postgres: embedded.Postgres) -> str:
     """The URL of an empty database for the tests of one module."""
     return _new_database(postgres)
+
+
+@pytest.fixture
+def control(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Control]:
+    """A control database, which `DATABASE_URL` names; its connectors read from itself and write into `tmp_path / "out"`."""
+    monkeypatch.setenv("DATABASE_URL", database)
+    with contextlib.closing(Control(database, tmp_path / "out")) as platform:
+        yield platform
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +113,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's own shell sets must not decide a test."""
     for name in (
         "FERRY_DATABASE",
+        "FERRY_LEASE_SECONDS",
         "FERRY_REQUIRE_TLS",
         "DATABASE_URL",
         "MINIO_ACCESS_KEY",
@@ -123,7 +134,7 @@ def system_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedd
     if not found:
         pytest.fail("no PostgreSQL with extensions on this system (Debian: postgresql, postgresql-contrib)")
     folder = tmp_path_factory.mktemp("system-postgres")
-    _open_to_nobody(folder)
+    open_to_nobody(folder)
     with embedded.postgres(folder, bin_dir=found[-1]) as server:
         yield server
 

@@ -54,10 +54,7 @@ def read_connector(control: ControlDatabase, connector_id: int) -> StoredConnect
     Raises:
         ConfigurationError: (a `ValueError`) No such connector; no source or destination, or one that is not there; a configuration that is no JSON object.
     """
-    found = control.query(_JOINED + " WHERE c.id = %s", (connector_id,))
-    if not found:
-        raise ConfigurationError(f"there is no connector {connector_id} in the control database at {control.where}; see ferry connectors list")
-    return stored_connector(found[0])
+    return stored_connector(_row(control, connector_id))
 
 
 def stored_connector(row: Row) -> StoredConnector:
@@ -67,6 +64,15 @@ def stored_connector(row: Row) -> StoredConnector:
         ConfigurationError: The first of its `problems`.
     """
     return StoredConnector(row["id"], row["name"], _end(row, "source", "source"), _end(row, "destination", "dest"))
+
+
+def read_destination(control: ControlDatabase, connector_id: int) -> End:
+    """The destination of a connector, whatever is wrong with its source.
+
+    Raises:
+        ConfigurationError: As `read_connector`.
+    """
+    return _end(_row(control, connector_id), "destination", "dest")
 
 
 def list_connectors(control: ControlDatabase) -> list[Row]:
@@ -83,6 +89,13 @@ def problems(row: Row) -> list[str]:
         except ConfigurationError as error:
             found.append(str(error))
     return found
+
+
+def _row(control: ControlDatabase, connector_id: int) -> Row:
+    found = control.query(_JOINED + " WHERE c.id = %s", (connector_id,))
+    if not found:
+        raise ConfigurationError(f"there is no connector {connector_id} in the control database at {control.where}; see ferry connectors list")
+    return found[0]
 
 
 def _end(row: Row, end: str, short: str) -> End:

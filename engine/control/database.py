@@ -12,15 +12,18 @@ import psycopg.errors
 from psycopg.rows import dict_row
 from psycopg.sql import Composed
 
+from engine import workers
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, ProcessingError
 from engine.libpq import PostgresOptions, connection_failed, is_encrypted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
     from types import TracebackType
 
 VARIABLE = "DATABASE_URL"
 PAUSE_SECONDS = 0.5
+ANSWER_SECONDS = 20.0
 Row = dict[str, Any]
 Statement = LiteralString | Composed
 
@@ -28,14 +31,15 @@ Statement = LiteralString | Composed
 class ControlDatabase:
     """The control database; one connection, opened at first use, opened again when it broke, shared by threads.
 
-    Every statement is a transaction of its own, so that a pooler in transaction mode is no hindrance.
+    Every statement is a transaction of its own, so that a pooler in transaction mode is no hindrance. A statement runs in a thread of its own, and one that
+    is not answered in time is given up together with its connection: a network that swallows everything must not keep a run from noticing.
 
     Example:
         >>> with ControlDatabase() as control:  # doctest: +SKIP
         ...     control.query("SELECT id, name FROM cai_connectors")
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         given = url or os.environ.get(VARIABLE)
         if not given:
             raise ConfigurationError(f"{VARIABLE} is not set: it names the control database (postgresql://user@host:5432/database)")
@@ -44,7 +48,8 @@ class ControlDatabase:
         except ConfigurationError as error:
             raise ConfigurationError(str(error).replace("'connection_string'", VARIABLE)) from None
         self.notes: list[str] = []  # what a user should read in the summary
-        self._connection: psycopg.Connection[Row] | None = None
+        self._answer_seconds = answer_seconds
+        self._session = _Session(self._options, self.notes)
         self._lock = threading.RLock()
 
     @property
@@ -61,9 +66,7 @@ class ControlDatabase:
     def close(self) -> None:
         """Close the connection; the next statement opens another."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._session.close()
 
     def query(self, statement: Statement, values: Sequence[Any] = (), *, patience: float = 0.0) -> list[Row]:
         """Run one statement that may be run twice without harm, and return its rows.
@@ -90,13 +93,19 @@ class ControlDatabase:
     def once(self, statement: Statement, values: Sequence[Any] = ()) -> list[Row]:
         """As `query`, for a statement that must not run twice: it is tried again only where the old connection was found dead before."""
         with self._lock:
+            session = self._session
+            running = workers.start(lambda: session.run(statement, values), name="ferry-control")
             try:
-                return self._run(statement, values)
-            except psycopg.OperationalError as error:
-                self.close()
-                raise self._translated(error) from None
+                return running.result(timeout=self._answer_seconds)
             except psycopg.Error as error:
                 raise self._translated(error) from None
+            except FerryError:
+                raise
+            except BaseException as error:
+                self._give_up(running)
+                if isinstance(error, TimeoutError):
+                    raise ConnectionFailed(f"the control database at {self.where} did not answer within {self._answer_seconds:.3g} s", transient=True) from None
+                raise
 
     def open(self) -> psycopg.Connection[Row]:
         """The connection, for what needs a transaction of its own.
@@ -105,14 +114,50 @@ class ControlDatabase:
             ConnectionFailed: As `query`.
         """
         with self._lock:
-            if self._connection is None or self._connection.broken or not self._is_alive(self._connection):
-                self.close()
-                self._connection = self._connect()
-            return self._connection
+            return self._session.open()
 
-    def _run(self, statement: Statement, values: Sequence[Any]) -> list[Row]:
-        cursor = self.open().execute(statement, values)
-        return cursor.fetchall() if cursor.description else []
+    def _give_up(self, running: Future[list[Row]]) -> None:
+        """Leave the connection to the thread that waits for it; it is closed when that wait ends."""
+        session, self._session = self._session, _Session(self._options, self.notes)
+        running.add_done_callback(lambda _: session.close())
+
+    def _translated(self, error: psycopg.Error) -> FerryError:
+        if error.sqlstate is None:
+            return ConnectionFailed(f"the connection to the control database at {self.where} broke", transient=True)
+        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+            return ConfigurationError(f"a table or column is missing in the control database at {self.where}; see ferry db check and ferry db init")
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return ConfigurationError(f"the role of {VARIABLE} lacks a right in the control database at {self.where}; see ferry db check and data/grants.sql")
+        away = error.sqlstate.startswith(("08", "40", "53", "57")) and error.sqlstate != "57014"
+        return ProcessingError(f"the control database at {self.where} refused a statement (SQLSTATE {error.sqlstate})", transient=away)
+
+
+class _Session:
+    """One connection and what follows from its breaking; used by one thread at a time."""
+
+    def __init__(self, options: PostgresOptions, notes: list[str]) -> None:
+        self._options = options
+        self._notes = notes
+        self._connection: psycopg.Connection[Row] | None = None
+
+    def run(self, statement: Statement, values: Sequence[Any]) -> list[Row]:
+        try:
+            cursor = self.open().execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.OperationalError:
+            self.close()
+            raise
+
+    def open(self) -> psycopg.Connection[Row]:
+        if self._connection is None or self._connection.broken or not self._is_alive(self._connection):
+            self.close()
+            self._connection = self._connect()
+        return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     @staticmethod
     def _is_alive(connection: psycopg.Connection[Row]) -> bool:
@@ -129,8 +174,10 @@ class ControlDatabase:
             connection = psycopg.connect(self._options.conninfo(), autocommit=True, prepare_threshold=None, row_factory=dict_row)
         except psycopg.OperationalError as error:
             raise self._unreachable(str(error)) from None
-        if not self.notes and not is_encrypted(connection):
-            self.notes.append(f"the connection to the control database at {self.where} is not encrypted (see sslmode in {VARIABLE}, FERRY_REQUIRE_TLS)")
+        if not self._notes and not is_encrypted(connection):
+            self._notes.append(
+                f"the connection to the control database at {self._options.where} is not encrypted (see sslmode in {VARIABLE}, FERRY_REQUIRE_TLS)"
+            )
         return connection
 
     def _unreachable(self, text: str) -> ConnectionFailed:
@@ -138,13 +185,3 @@ class ControlDatabase:
         failure.args = (f"the control database ({VARIABLE}): {failure}",)
         failure.exit_code = ConfigurationError.exit_code
         return failure
-
-    def _translated(self, error: psycopg.Error) -> FerryError:
-        if error.sqlstate is None:
-            return ConnectionFailed(f"the connection to the control database at {self.where} broke", transient=True)
-        if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
-            return ConfigurationError(f"a table or column is missing in the control database at {self.where}; see ferry db check and ferry db init")
-        if isinstance(error, psycopg.errors.InsufficientPrivilege):
-            return ConfigurationError(f"the role of {VARIABLE} lacks a right in the control database at {self.where}; see ferry db check and data/grants.sql")
-        away = error.sqlstate.startswith(("08", "40", "53", "57")) and error.sqlstate != "57014"
-        return ProcessingError(f"the control database at {self.where} refused a statement (SQLSTATE {error.sqlstate})", transient=away)

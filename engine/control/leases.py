@@ -17,12 +17,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from engine.control.database import ControlDatabase
+from engine.control.database import ANSWER_SECONDS, ControlDatabase
 from engine.control.runs import RUNNING
-from engine.errors import ConfigurationError, FerryError, LeaseLost
+from engine.errors import ConfigurationError, FerryError, LeaseLost, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from types import TracebackType
 
     from engine.control.database import Row
@@ -72,7 +73,8 @@ def acquire(connector_id: int, run_id: int | None, flow_run_id: str | None, *, u
     Raises:
         FerryError: The control database did not answer; without a lease nothing runs.
     """
-    control, seconds = ControlDatabase(url), lease_seconds()
+    seconds = lease_seconds()
+    control = ControlDatabase(url, answer_seconds=_answer_seconds(seconds))
     statement = """
         INSERT INTO ferry_leases AS held (connector_id, token, run_id, flow_run_id, host, process, acquired_at, renewed_at, expires_at)
         VALUES (%s, 1, %s, %s, %s, %s, clock_timestamp(), clock_timestamp(), clock_timestamp() + make_interval(secs => %s))
@@ -82,15 +84,31 @@ def acquire(connector_id: int, run_id: int | None, flow_run_id: str | None, *, u
         RETURNING token
     """
     holder = "SELECT run_id, flow_run_id, host, process FROM ferry_leases WHERE connector_id = %s AND expires_at >= clock_timestamp()"
-    while True:
-        asked = time.monotonic()
-        taken = control.once(statement, (connector_id, run_id, flow_run_id, socket.gethostname(), os.getpid(), seconds))
-        if taken:
-            return Lease(control, url, connector_id, int(taken[0]["token"]), run_id, seconds, asked)
-        found = control.query(holder, (connector_id,))
-        if found:  # else it was released between the two questions
-            control.close()
-            return Holder(**found[0])
+    try:
+        while True:
+            asked = time.monotonic()
+            taken = control.once(statement, (connector_id, run_id, flow_run_id, socket.gethostname(), os.getpid(), seconds))
+            if taken:
+                return Lease(control, url, connector_id, int(taken[0]["token"]), run_id, seconds, asked)
+            found = control.query(holder, (connector_id,))
+            if found:  # else it was released between the two questions
+                control.close()
+                return Holder(**found[0])
+    except BaseException:
+        control.close()
+        raise
+
+
+def give_back(claiming: Future[Lease | Holder]) -> None:
+    """Release what an `acquire` gave that nobody waited for to its end."""
+    if claiming.exception() is None and isinstance(claim := claiming.result(), Lease):
+        with claim:
+            pass
+
+
+def _answer_seconds(seconds: float) -> float:
+    """How long a statement about a lease may take: a connection that swallows a renewal is given up while there is time for another."""
+    return min(ANSWER_SECONDS, seconds / 3)
 
 
 class Lease:
@@ -117,14 +135,25 @@ class Lease:
         """Whether the lease is held, as far as this process knows; costs nothing.
 
         Raises:
-            LeaseLost: It was refused, or could not be renewed in time.
+            LeaseLost: It was refused, could not be renewed in time, or was given back.
         """
-        if self._refused or time.monotonic() >= self._until:
+        if self._refused or self._released.is_set() or time.monotonic() >= self._until:
             raise self.lost()
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it lasts if it is not renewed, as far as this process knows."""
+        return self._until - time.monotonic()
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long a statement under this lease may take."""
+        return _answer_seconds(self._seconds)
 
     def lost(self) -> LeaseLost:
         """The error of a run that may not go on."""
-        why = "was taken over" if self._refused else f"could not be renewed for {self._seconds:.0f} s"
+        late = "was given back" if self._released.is_set() else f"could not be renewed for {self._seconds:.0f} s"
+        why = "has ended, or was taken over" if self._refused else late
         return LeaseLost(f"the lease of connector {self.connector_id} (token {self.token}) {why}; the run stopped, and published nothing more", transient=True)
 
     def refuse(self) -> LeaseLost:
@@ -141,7 +170,7 @@ class Lease:
         self._renewer.join(timeout=1)
         release = "UPDATE ferry_leases SET expires_at = NULL WHERE connector_id = %s AND token = %s RETURNING token"
         try:
-            self._control.query(release, (self.connector_id, self.token), patience=5)
+            self._control.query(release, (self.connector_id, self.token), patience=min(5.0, max(0.0, self.seconds_left)))
         except FerryError as failure:
             _log.warning("connector %s: the lease could not be released, and ends by itself within %.0f s: %s", self.connector_id, self._seconds, failure)
         finally:
@@ -152,15 +181,15 @@ class Lease:
             UPDATE ferry_leases SET renewed_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => %s)
             WHERE connector_id = %s AND token = %s AND expires_at >= clock_timestamp() RETURNING token
         """
-        with ControlDatabase(self._url) as control:
+        with ControlDatabase(self._url, answer_seconds=self.answer_seconds) as control:
             pause = self._seconds / RENEWALS
             while not self._released.wait(pause):
                 asked = time.monotonic()
                 try:
                     renewed = control.query(renew, (self._seconds, self.connector_id, self.token))
-                except FerryError as error:
-                    _log.warning("connector %s: the lease could not be renewed just now: %s", self.connector_id, error)
-                    pause = min(1.0, self._seconds / RENEWALS)
+                except Exception as error:  # noqa: BLE001 - as long as the lease lasts, nothing ends its renewal
+                    _log.warning("connector %s: the lease could not be renewed just now: %s", self.connector_id, describe(error))
+                    pause = min(1.0, self._seconds / 40)
                     continue
                 pause = self._seconds / RENEWALS
                 if not renewed:
@@ -178,7 +207,10 @@ class Ledger:
         self._url_of = url_of
 
     def record(self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None) -> None:
-        """See `Journal.record`. `FOR SHARE` keeps the lease from changing hands while the row is written."""
+        """See `Journal.record`. `FOR SHARE` keeps the lease from changing hands while the row is written.
+
+        A control database that is away is waited for as long as the lease lasts; not for a note that merely saves a later look.
+        """
         self._lease.check()
         statement = """
             WITH held AS (SELECT token FROM ferry_leases WHERE connector_id = %s AND token = %s AND expires_at >= clock_timestamp() FOR SHARE)
@@ -205,14 +237,20 @@ class Ledger:
             rows,
             *known,
         )
-        if not self._control.query(statement, values, patience=5):
+        try:
+            held = self._control.query(statement, values, patience=0 if state == "discarded" else max(0.0, lease.seconds_left))
+        except FerryError:
+            lease.check()  # the control database was away until the lease had ended: that is the reason, and the run's end
+            raise
+        if not held:
             raise lease.refuse()
 
 
 def close_expired(control: ControlDatabase) -> list[Row]:
     """End the records of runs whose lease has expired, and of runs that died before they had one or after they gave it back. Returns `id, connector_id, prefect_flow_run_id`.
 
-    The rows of leases stay, with their tokens. A record without a lease is closed only if ferry made it, and when it is older than a lease lives.
+    The rows of leases stay, with their tokens. A record without a lease is closed only if ferry made it, and when it is older than a lease lives; its age is
+    what its summary says in UTC, since `started_at` is in the time zone of whatever session wrote it. The two are compared as text, which cannot fail.
     """
     expired = """
         WITH expired AS (
@@ -220,7 +258,7 @@ def close_expired(control: ControlDatabase) -> list[Row]:
         )
         UPDATE cai_connector_runs r
         SET status = 'failed', finished_at = NOW(), rows_ingested = COALESCE(rows_ingested, 0),
-            log_summary = format('abandoned: no sign of life since %%s from process %%s on %%s; what it had not finished is removed, a new run may start',
+            log_summary = format('abandoned: no sign of life since %%s from process %%s on %%s; what it had not finished is removed before another run begins',
                                  to_char(e.renewed_at, 'YYYY-MM-DD HH24:MI:SS TZ'), e.process, e.host)
         FROM expired e WHERE r.id = e.run_id AND r.status = 'started'
         RETURNING r.id, r.connector_id, r.prefect_flow_run_id
@@ -229,7 +267,9 @@ def close_expired(control: ControlDatabase) -> list[Row]:
         UPDATE cai_connector_runs r
         SET status = 'failed', finished_at = NOW(), rows_ingested = COALESCE(rows_ingested, 0),
             log_summary = 'abandoned: its process ended without a word (it was ' || r.log_summary || '); its files are what ferry runs show tells'
-        WHERE r.status = 'started' AND r.log_summary LIKE %s AND r.started_at < LOCALTIMESTAMP - make_interval(secs => %s)
+        WHERE r.status = 'started' AND r.log_summary LIKE %s
+          AND substring(r.log_summary FROM ', since ([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}) UTC$') COLLATE "C"
+            < to_char((clock_timestamp() - make_interval(secs => %s)) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')
           AND NOT EXISTS (SELECT FROM ferry_leases l WHERE l.run_id = r.id AND l.expires_at IS NOT NULL)
         RETURNING r.id, r.connector_id, r.prefect_flow_run_id
     """
@@ -237,14 +277,32 @@ def close_expired(control: ControlDatabase) -> list[Row]:
 
 
 def unfinished_files(control: ControlDatabase) -> list[Row]:
-    """Ledger rows of runs that are over which say that a file was being written: `connector_id, token, path, url, host, state, leftover`."""
+    """Ledger rows of runs that are over which say that a file was being written.
+
+    Returns:
+        `connector_id, token, path, url, host, leftover, changed_at`, and `is_orphan`: the connector is not there any more.
+    """
     statement = """
-        SELECT f.connector_id, f.token, f.path, f.url, f.host, f.state, f.leftover FROM ferry_files f
+        SELECT f.connector_id, f.token, f.path, f.url, f.host, f.leftover, f.changed_at,
+            NOT EXISTS (SELECT FROM cai_connectors c WHERE c.id = f.connector_id) AS is_orphan
+        FROM ferry_files f
         WHERE f.state IN ('writing', 'publishing')
           AND NOT EXISTS (SELECT FROM ferry_leases l WHERE l.connector_id = f.connector_id AND l.token = f.token AND l.expires_at IS NOT NULL)
         ORDER BY f.connector_id, f.token, f.path
     """
     return control.query(statement)
+
+
+def claim_unfinished(control: ControlDatabase, file: Row) -> bool:
+    """Whether this engine is to deal with a row of `unfinished_files`: of several that read it one is, and none once a new run of the connector has been here.
+
+    An engine that dies after it claimed leaves a row that the next one finds.
+    """
+    statement = """
+        UPDATE ferry_files SET changed_at = clock_timestamp()
+        WHERE connector_id = %s AND token = %s AND path = %s AND changed_at = %s AND state IN ('writing', 'publishing') RETURNING token
+    """
+    return bool(control.once(statement, (file["connector_id"], file["token"], file["path"], file["changed_at"])))
 
 
 def mark_swept(control: ControlDatabase, file: Row) -> None:

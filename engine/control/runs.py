@@ -20,9 +20,9 @@ def create_run_record(control: ControlDatabase, connector_id: int, flow_run_id: 
     """Insert the record of a run that begins; returns its id."""
     statement = """
         INSERT INTO cai_connector_runs (connector_id, status, prefect_flow_run_id, started_at, log_summary)
-        VALUES (%s, 'started', %s, NOW(), %s) RETURNING id
+        VALUES (%s, 'started', %s, NOW(), %s || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC') RETURNING id
     """
-    return int(control.once(statement, (connector_id, flow_run_id, f"{RUNNING}{socket.gethostname()}, process {os.getpid()}"))[0]["id"])
+    return int(control.once(statement, (connector_id, flow_run_id, f"{RUNNING}{socket.gethostname()}, process {os.getpid()}, since "))[0]["id"])
 
 
 def update_run_record(control: ControlDatabase, run_id: int, status: str, rows_ingested: int | None = None, log_summary: str | None = None) -> None:

@@ -147,14 +147,17 @@ class Stream:
             self._read_all()
             self._put(None)
         except adbc.Error as error:
-            self._fail(query_failed(self._options, error.sqlstate or None, rows=self._rows))
+            self._fail(query_failed(self._options, error.sqlstate or None, rows=self._rows), error)
         except FerryError as error:
             self._fail(error)
-        except BaseException:
-            self._fail(ProcessingError(f"reading from PostgreSQL at {self._options.where} failed after {self._rows:,} rows"))
+        except BaseException as error:
+            self._fail(ProcessingError(f"reading from PostgreSQL at {self._options.where} failed after {self._rows:,} rows"), error)
             raise
 
-    def _fail(self, error: FerryError) -> None:
+    def _fail(self, error: FerryError, behind: BaseException | None = None) -> None:
+        """Hand the error to the waiting thread; what is behind it gives a log its frames, as if it were raised `from None`."""
+        if behind is not None:
+            error.__context__, error.__suppress_context__ = behind, True
         if not self._opened.done():
             self._opened.set_exception(error)
             return

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Self
 
 from engine import workers
-from engine.errors import FerryError, Interrupted
+from engine.errors import FerryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,11 +31,17 @@ class Delivery:
     Leaving normally publishes every file in the order of opening; leaving by an exception discards every file. A failure while
     publishing discards the files that were not published yet (those before it stand, each of them whole).
     Each step is in the journal before it is taken, and a journal that refuses (`LeaseLost`) stops it.
+
+    Attributes:
+        writers: One for each file, in order.
+        paths: Where they go.
+        rows: How many rows each holds, as whoever writes them counts.
     """
 
     def __init__(self, destination: FileDestination, exists: Exists, journal: Journal) -> None:
         self.writers: list[FileWriter] = []
         self.paths: list[str] = []
+        self.rows: list[int] = []
         self._destination = destination
         self._exists = exists
         self._journal = journal
@@ -49,6 +55,7 @@ class Delivery:
         self._unpublished.append((path, block))
         self.writers.append(writer)
         self.paths.append(path)
+        self.rows.append(0)
         return writer
 
     def __enter__(self) -> Self:
@@ -66,18 +73,28 @@ class Delivery:
 
     def _publish(self) -> None:
         while self._unpublished:
+            number = len(self.paths) - len(self._unpublished)
             path, block = self._unpublished[0]
             self._journal.record(path, "publishing")
             self._unpublished.pop(0)
             block.__exit__(None, None, None)
+            receipt = self.writers[number].receipt
+            self._journal.record(path, "replaced" if receipt.replaced else "written", receipt=receipt, rows=self.rows[number])
 
     def _discard(self, error: BaseException) -> None:
+        """Remove every file that is not published, whatever goes wrong with one of them. What is not noted is looked for later, and not found."""
+        journal: Journal = self._journal
         while self._unpublished:
             path, block = self._unpublished.pop()
-            with contextlib.suppress(type(error)):  # the same error comes back out of each block
+            remarks = len(self._destination.notes)
+            with contextlib.suppress(Exception, type(error)):  # the same error comes back out of each block
                 block.__exit__(type(error), error, error.__traceback__)
-            with contextlib.suppress(FerryError):  # what is not noted is looked for, and not found
-                self._journal.record(path, "discarded")
+            if len(self._destination.notes) > remarks:
+                continue  # something may remain
+            try:
+                journal.record(path, "discarded")
+            except FerryError:
+                journal = NullJournal()
 
 
 def _uninterrupted(work: Callable[[], None]) -> None:
@@ -87,7 +104,7 @@ def _uninterrupted(work: Callable[[], None]) -> None:
     while not running.done():
         try:
             concurrent.futures.wait([running], timeout=workers.POLL_SECONDS)
-        except (KeyboardInterrupt, Interrupted) as error:
+        except BaseException as error:  # noqa: BLE001 - whatever stops a process: Ctrl-C, SIGTERM, an orchestrator's own way
             interrupt = error
     running.result()
     if interrupt is not None:

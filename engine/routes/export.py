@@ -118,18 +118,12 @@ def export(
             if on_progress is not None:
                 on_progress(Progress(lane.rows_in, lane.bytes, len(delivery.writers), stream.estimated_rows))
         lane.end()
-        if lane.rows_in != sum(lane.rows_of_files):
-            raise IntegrityError(f"{lane.rows_in:,} rows were read, but {sum(lane.rows_of_files):,} written; nothing was published")
-    workers.call(lambda: _note_delivered(journal, delivery, lane.rows_of_files))
+        if lane.rows_in != sum(delivery.rows):
+            raise IntegrityError(f"{lane.rows_in:,} rows were read, but {sum(delivery.rows):,} written; nothing was published")
     removed = _remove_later_chunks(store, target, len(delivery.paths), journal)
-    files = tuple(_file_result(store, path, writer, rows) for path, writer, rows in zip(delivery.paths, delivery.writers, lane.rows_of_files, strict=True))
+    files = tuple(_file_result(store, path, writer, rows) for path, writer, rows in zip(delivery.paths, delivery.writers, delivery.rows, strict=True))
     notes = (*stream.notes, *store.notes, *removed)
     return RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, stream.reader.schema, files, notes)
-
-
-def _note_delivered(journal: Journal, delivery: Delivery, rows_of_files: list[int]) -> None:
-    for path, writer, rows in zip(delivery.paths, delivery.writers, rows_of_files, strict=True):
-        journal.record(path, "replaced" if writer.receipt.replaced else "written", receipt=writer.receipt, rows=rows)
 
 
 def _file_result(store: Store, path: str, writer: FileWriter, rows: int) -> FileResult:
@@ -143,7 +137,6 @@ class _Lane:
 
     def __init__(self, delivery: Delivery, layout: Format, target: Target) -> None:
         self.rows_in = 0
-        self.rows_of_files: list[int] = []
         self._delivery = delivery
         self._layout = layout
         self._target = target
@@ -209,19 +202,18 @@ class _Lane:
 
     def _open_next(self) -> FileWriter:
         self._file = self._delivery.open(self._target.name(len(self._delivery.paths) + 1))
-        self.rows_of_files.append(0)
         return self._file
 
     def _write(self, preparing: Future[object], rows: int, begins_file: bool) -> None:  # noqa: FBT001 - private, one caller
         prepared = preparing.result()
         file = self._file or self._open_next()
         limit = self._target.max_file_bytes
-        full = limit and self.rows_of_files[-1] and file.size + self._encoder.pending + self._encoder.weigh(prepared) > limit
+        full = limit and self._delivery.rows[-1] and file.size + self._encoder.pending + self._encoder.weigh(prepared) > limit
         if begins_file or full:
             self._finish()
             file = self._open_next()
         self._encoder.write(file, prepared)
-        self.rows_of_files[-1] += rows
+        self._delivery.rows[-1] += rows
 
     def _finish(self) -> None:
         if self._file is not None:

@@ -148,8 +148,12 @@ class LocalStore:
         writer = LocalWriter(place, self._options.file_mode, size, exists)
         if on_begin is not None:
             on_begin(writer.temporary_name)
-        with writer:
-            yield writer
+        try:
+            with writer:
+                yield writer
+        finally:
+            if writer.remains:
+                self.notes.append(f"the temporary file {place.with_name(writer.temporary_name)} could not be removed, and may remain")
 
     def probe(self, path: str) -> None:
         """Make the temporary file, and folders that are missing, and remove them."""
@@ -161,6 +165,7 @@ class LocalStore:
         place = self._place(path)
         if "/" in leftover or not _TEMPORARY.fullmatch(leftover):
             return False
+        self._check_mount()  # what is not found on a share that is not mounted may still be there
         try:
             place.with_name(leftover).unlink()
         except (FileNotFoundError, NotADirectoryError):
@@ -209,6 +214,7 @@ class LocalWriter:
 
     def __init__(self, place: Path, mode: int | None, declared: int | None, exists: Exists) -> None:
         self.size = 0
+        self.remains = False  # a temporary file that could not be removed
         self._place = place
         self._mode = mode
         self._declared = declared
@@ -217,6 +223,7 @@ class LocalWriter:
         self._temporary = place.with_name(_temporary_name(place.name, secrets.token_hex(_TOKEN_BYTES)))
         self._made: list[Path] = []
         self._handle: BinaryIO | None = None
+        self._begun = False
         self._finished = False
         self._receipt: Receipt | None = None
 
@@ -237,6 +244,7 @@ class LocalWriter:
             self._make_folders()
             mode = 0o666 if self._mode is None else self._mode
             descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            self._begun = True
             if self._mode is not None:
                 os.fchmod(descriptor, self._mode)  # what was asked for, whatever umask takes away
             self._handle = os.fdopen(descriptor, "wb", buffering=0)
@@ -328,8 +336,10 @@ class LocalWriter:
             with contextlib.suppress(OSError):
                 self._handle.close()
             self._handle = None
-        with contextlib.suppress(OSError):
-            self._temporary.unlink()
+        try:
+            self._temporary.unlink(missing_ok=True)
+        except OSError:
+            self.remains = self._begun
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 folder.rmdir()

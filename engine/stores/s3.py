@@ -248,15 +248,19 @@ class S3Store:
         """
         place: dict[str, Any] = {"Bucket": self.options.bucket, "Key": self.key(path)}
         try:
-            found = (leftover,) if leftover else tuple(self._empty_uploads(place))
-            for upload in found:
-                self.client.list_parts(**place, UploadId=upload, MaxParts=1)  # SeaweedFS aborts what is not there without a word
-                self.client.abort_multipart_upload(**place, UploadId=upload)
+            return sum(self._abort(place, upload) for upload in ((leftover,) if leftover else self._empty_uploads(place))) > 0
+        except FAILURES as error:
+            raise self.translated(error, f"abort an upload of {self.url(path)}") from None
+
+    def _abort(self, place: dict[str, Any], upload: str) -> bool:
+        try:
+            self.client.list_parts(**place, UploadId=upload, MaxParts=1)  # SeaweedFS aborts what is not there without a word
+            self.client.abort_multipart_upload(**place, UploadId=upload)
         except FAILURES as error:
             if status(error) in {400, 404}:  # completed or aborted before; or no id of an upload
                 return False
-            raise self.translated(error, f"abort an upload of {self.url(path)}") from None
-        return bool(found)
+            raise
+        return True
 
     def _empty_uploads(self, place: dict[str, Any]) -> Iterator[str]:
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=place["Bucket"], Prefix=place["Key"])

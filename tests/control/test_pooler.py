@@ -1,0 +1,90 @@
+"""Leases, ledger and whole connectors through PgBouncer in transaction mode, where each statement may meet another server connection."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+import engine
+from engine import embedded
+from engine.control import leases
+from engine.control.database import ControlDatabase
+from engine.errors import LeaseLost
+from tests.conftest import open_to_nobody
+from tests.control.platform import Control, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def pooled(control: Control, postgres: Any, tmp_path_factory: pytest.TempPathFactory, as_user: str | None) -> Iterator[str]:
+    """The control database through PgBouncer, where two server connections serve everybody and each transaction gets another."""
+    folder, port = tmp_path_factory.mktemp("pgbouncer"), embedded.free_ports(1)[0]
+    name = control.url.rpartition("/")[2]
+    settings = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": port,
+        "unix_socket_dir": "",
+        "auth_type": "any",
+        "pool_mode": "transaction",
+        "default_pool_size": 2,
+        "server_round_robin": 1,
+        "logfile": "",
+    }
+    lines = ["[databases]", f"{name} = host=127.0.0.1 port={postgres.port} user=postgres password={postgres.password}", "[pgbouncer]"]
+    configuration = folder / "pgbouncer.ini"
+    configuration.write_text("\n".join([*lines, *(f"{key} = {value}" for key, value in settings.items())]) + "\n")
+    open_to_nobody(folder)
+    process = subprocess.Popen(["pgbouncer", configuration], user=as_user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    url = f"postgresql://anybody@127.0.0.1:{port}/{name}"
+    try:
+        until(lambda: process.poll() is None and answers(url))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def answers(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.mark.system
+def test_leases_ledger_and_whole_connectors_work_through_a_pooler_in_transaction_mode(control: Control, pooled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", pooled)
+    monkeypatch.setenv("FERRY_LEASE_SECONDS", "2")
+    control.source = pooled
+    names = [f"x{number}.csv" for number in range(4)]
+    connectors = [control.connector("SELECT i FROM generate_series(1, 25) i", csv_filename=name, max_file_rows=10) for name in names]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(engine.run_connector, connectors))
+    assert [(result.status, result.rows, len(result.files)) for result in results] == [("success", 25, 3)] * 4
+    assert len(list(control.folder.iterdir())) == 12
+    assert [control.records(connector)[0]["status"] for connector in connectors] == ["success"] * 4
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda number: leases.acquire(number, None, None), connectors * 2))
+    held = [claim for claim in claims if isinstance(claim, leases.Lease)]
+    assert sorted(lease.connector_id for lease in held) == connectors
+    with contextlib.ExitStack() as stack:
+        for lease in held:
+            stack.enter_context(lease)
+        query = "SELECT bool_and(clock_timestamp() > acquired_at + interval '3 seconds') AS old FROM ferry_leases"
+        until(lambda: control.execute(query)[0]["old"])
+        for lease in held:
+            lease.check()
+        assert all(control.lease(connector)["held"] for connector in connectors)
+        control.expire(connectors[0])
+        lost = next(lease for lease in held if lease.connector_id == connectors[0])
+        with ControlDatabase() as database, pytest.raises(LeaseLost):
+            leases.Ledger(database, lost, str).record("x", "publishing")
+    assert not any(control.lease(connector)["held"] for connector in connectors)
