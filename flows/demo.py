@@ -16,6 +16,8 @@ from engine.errors import ConfigurationError, Interrupted
 from flows import TELEMETRY_OFF
 
 if TYPE_CHECKING:
+    import httpx
+
     from engine import embedded
     from engine.results import RunResult
 
@@ -26,6 +28,7 @@ Everything else stays in .demo/; a second run finds the study there and takes se
 """
 BUCKET = "ferry-demo"
 PREFECT_PORT = 4200
+ATTEMPTS = 10
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 JOIN = """
 SELECT p.pseudonym, p.record_number, p.display_name, p.sex, p.born, p.remark,
@@ -114,15 +117,14 @@ def run_connectors(api: str, database: str) -> list[dict[str, Any]]:
     from engine.control.database import ControlDatabase
 
     with ControlDatabase(database) as control, httpx.Client(base_url=api, timeout=60) as http:
-        deployment = http.get("/deployments/name/run_connector_pipeline/default").raise_for_status().json()["id"]
+        deployment = asked(http, "GET", "/deployments/name/run_connector_pipeline/default")["id"]
         waiting = set()
         for connector in list_connectors(control):
             say(f"the API is asked to run connector {connector['id']}: {connector['name']} …")
-            asked = http.post(f"/deployments/{deployment}/create_flow_run", json={"parameters": {"connector_id": connector["id"]}})
-            waiting.add(asked.raise_for_status().json()["id"])
+            waiting.add(asked(http, "POST", f"/deployments/{deployment}/create_flow_run", json={"parameters": {"connector_id": connector["id"]}})["id"])
         while waiting:
             time.sleep(0.2)
-            waiting -= {one for one in waiting if http.get(f"/flow_runs/{one}").json()["state_type"] in FINAL}
+            waiting -= {one for one in waiting if asked(http, "GET", f"/flow_runs/{one}")["state_type"] in FINAL}
         return runs.list_runs(control)[::-1]
 
 
@@ -168,6 +170,16 @@ def peak_memory() -> int:
     """Bytes of this process's largest resident set; Linux counts KiB, macOS bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def asked(http: httpx.Client, method: str, path: str, **more: Any) -> Any:
+    """What the API answers; a 503 (its SQLite file is busy) is asked again."""
+    for _ in range(ATTEMPTS):
+        answer = http.request(method, path, **more)
+        if answer.status_code != 503:  # noqa: PLR2004 - HTTP
+            break
+        time.sleep(1)
+    return answer.raise_for_status().json()
 
 
 def show(results: list[RunResult], records: list[dict[str, Any]]) -> None:

@@ -95,13 +95,19 @@ class Prefect:
     deployment_id: str = field(default="")
 
     def get(self, path: str) -> Any:
-        return self._answer(httpx.get(f"{self.url}{path}", auth=self.auth, timeout=30))
+        return self._answer("GET", path)
 
     def post(self, path: str, body: Any) -> Any:
-        return self._answer(httpx.post(f"{self.url}{path}", json=body, auth=self.auth, timeout=30))
+        return self._answer("POST", path, json=body)
 
-    @staticmethod
-    def _answer(answer: httpx.Response) -> Any:
+    def _answer(self, method: str, path: str, **more: Any) -> Any:
+        """As the README says: a 503, while SQLite is busy, is asked again."""
+
+        def ask() -> httpx.Response | None:
+            answer = httpx.request(method, f"{self.url}{path}", auth=self.auth, timeout=30, **more)
+            return None if answer.status_code == 503 else answer
+
+        answer = until(ask)
         assert answer.status_code < 400, answer.text
         return answer.json()
 
