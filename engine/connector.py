@@ -23,7 +23,7 @@ from engine import jobs, layers, reaper, workers
 from engine.control import connectors, leases, runs
 from engine.control.database import ControlDatabase
 from engine.errors import FerryError, Interrupted, ProcessingError, describe, frames
-from engine.results import RunResult
+from engine.results import RunResult, delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -137,7 +137,7 @@ def run(connector_id: int, flow_run_id: str | None = None, *, steps: Steps | Non
         outcome = _work(steps, connector_id, run_id, flow_run_id)
         _end(steps, run_id, outcome)
     except BaseException as stop:
-        _end(Steps(), run_id, outcome or _cancelled(connector_id, run_id, stop))  # what is delivered was not cancelled
+        _end(Steps(), run_id, outcome or _stopped(connector_id, run_id, stop))
         raise
     finally:
         _observer.reset(told)
@@ -283,6 +283,15 @@ def _failure(connector_id: object, run_id: object, error: Exception) -> dict[str
     _log.error("connector %s: run %s failed: %s\n%s", connector_id, run_id, ours, frames(error))
     _observer.get().failed(ours)
     return {"status": "failed", "rows_ingested": 0, "log_summary": str(ours)}
+
+
+def _stopped(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
+    """The outcome of a run that was told to stop: what is delivered was not cancelled."""
+    result = delivered(stop)
+    if result is None:
+        return _cancelled(connector_id, run_id, stop)
+    _say_delivered(connector_id, run_id, result)
+    return {"status": "success", "rows_ingested": result.rows, "log_summary": _summary(result)}
 
 
 def _cancelled(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:

@@ -96,6 +96,9 @@ def _expand(text: object) -> dict[str, Any]:
     The password of a referenced one stays a reference, so that a merged configuration holds no secret that was kept out of it.
     """
     parsed = _parsed(text)
+    if "@" in str(parsed.get("host", ""))[1:] or ("://" in str(resolve_reference(text)) and "@" in str(parsed.get("dbname", ""))):
+        # libpq has taken a part of the password for the host or the database, and messages name those
+        raise ConfigurationError("'connection_string': an @ or / in a user name or password is written %40 or %2F")
     fields: dict[str, Any] = {_FIELD_OF_LIBPQ[k]: v for k, v in parsed.items() if k in _FIELD_OF_LIBPQ}
     if "password" in fields and isinstance(text, str) and is_reference(text):
         fields["password"] = text + _WITHIN
@@ -107,7 +110,12 @@ def _expand(text: object) -> dict[str, Any]:
 
 def _parsed(text: object) -> dict[str, Any]:
     try:
-        return psycopg.conninfo.conninfo_to_dict(_DRIVER_SUFFIX.sub(r"\1://", str(resolve_reference(text))))
+        plain = str(resolve_reference(text)).strip()
+        if not plain:
+            raise ConfigurationError("'connection_string' is empty (postgresql://user@host:port/database)")
+        return psycopg.conninfo.conninfo_to_dict(_DRIVER_SUFFIX.sub(r"\1://", plain))
+    except FerryError:
+        raise
     except ValueError as error:
         raise ConfigurationError(f"'connection_string' {error}") from None
     except psycopg.Error:

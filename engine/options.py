@@ -55,8 +55,8 @@ def resolve_reference(value: object) -> object:
             raise ValueError("refers to a file outside FERRY_SECRETS_DIR")
         try:
             return path.read_text(encoding="utf-8").rstrip("\n")
-        except OSError:
-            raise ValueError(f"refers to the file {name} in FERRY_SECRETS_DIR ({folder}), which cannot be read") from None
+        except (OSError, UnicodeDecodeError):
+            raise ValueError(f"refers to the file {name} in FERRY_SECRETS_DIR ({folder}), which cannot be read, or is not UTF-8") from None
     return value
 
 

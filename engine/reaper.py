@@ -108,14 +108,19 @@ class _Sweep:
             if store.url(file["path"]) != file["url"]:
                 self._leave(file, "its destination has changed since")
             elif leases.claim_unfinished(self._control, file):
-                self._sweep_file(store, file, is_folder=is_folder)
+                try:
+                    self._sweep_file(store, file, is_folder=is_folder)
+                except Exception as error:  # noqa: BLE001 - the next file may be removed
+                    self._tell(connector_id, f"what a dead run left for {file['url']} could not be removed, and is tried again: {describe(error)}")
 
     def _sweep_file(self, store: Store, file: Row, *, is_folder: bool) -> None:
         """A folder may be another machine's own: what is not found there is left to that machine."""
         found = store.sweep(file["path"], file["leftover"] or "")
         self.removed += found
         if found or not is_folder or file["host"] == socket.gethostname():
-            leases.mark_swept(self._control, file)
+            leases.mark_swept(self._control, file, "ambiguous" if file["state"] == "publishing" and not found else "swept")
+        elif file["is_outlived"]:  # a container's name, perhaps: it may never come back
+            self._leave(file, f"it was run on {file['host']}, and has delivered since from elsewhere")
 
     def _leave(self, file: Row, why: str) -> None:
         """Nobody can remove it any more; said once."""

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 Verification = Literal["accepted", "size", "checksum", "read-back"]
 FileState = Literal["written", "replaced", "skipped"]
-LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded", "deleting", "deleted", "swept"]
+LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded", "deleting", "deleted", "swept", "ambiguous"]
+_DELIVERED = "ferry_delivered"
 RunStatus = Literal["success", "skipped"]
 
 
@@ -109,6 +110,17 @@ class RunResult:
             "status": self.status,
             "run_id": self.run_id,
         }
+
+
+def note_delivered(stop: BaseException, result: RunResult) -> None:
+    """Let an interrupt say that it came too late: everything was delivered."""
+    stop.__dict__[_DELIVERED] = result
+
+
+def delivered(stop: BaseException) -> RunResult | None:
+    """What was delivered in spite of an interrupt, or None."""
+    found: RunResult | None = stop.__dict__.get(_DELIVERED)
+    return found
 
 
 def human_bytes(count: float) -> str:

@@ -53,7 +53,7 @@ def deploy(as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's form
 
 
 def schedule(
-    connector_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)],
+    connector_id: Annotated[int, typer.Argument(metavar="ID", min=1, show_default=False)],
     cron: Annotated[str, typer.Argument(metavar="CRON", help='Five fields: "0 3 * * *".', show_default=False)],
     timezone: Annotated[str, typer.Option(metavar="TZ", help="An IANA name.")] = "UTC",
     as_json: AsJson = False,  # noqa: FBT002 - typer's form
@@ -66,7 +66,7 @@ def schedule(
     typer.echo(json.dumps(asdict(made)) if as_json else f"connector {made.connector_id} runs at {made.cron} ({made.timezone})")
 
 
-def unschedule(connector_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)]) -> None:
+def unschedule(connector_id: Annotated[int, typer.Argument(metavar="ID", min=1, show_default=False)]) -> None:
     """The command; its help text stands in `register`."""
     _need_prefect()
     from flows import deploy as deployment

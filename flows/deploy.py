@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
@@ -39,6 +39,7 @@ NAME = "default"
 DEPLOYMENT = f"{run_connector_pipeline.name}/{NAME}"
 REAP_INTERVAL = timedelta(minutes=1)
 SUPPORTED_MAJOR = "3."
+CRON_FIELDS = 5
 # Minutes during which no worker was up are not made up for, one process each. Three, since the slot of a run whose machine died stays taken for minutes.
 _FEW_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 3, "concurrency_options": ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)}
 
@@ -94,16 +95,23 @@ def schedule(connector_id: int, cron: str, timezone: str = "UTC") -> Schedule:
     Raises:
         ConfigurationError: No cron expression, no such time zone, or nothing is deployed.
     """
+    refusal = ConfigurationError(f'{cron!r} in {timezone!r} is no cron schedule: five fields ("0 3 * * *"), and a time zone such as Europe/Prague')
+    if len(cron.split()) != CRON_FIELDS:
+        raise refusal
     try:
         wanted = CronSchedule(cron=cron, timezone=timezone)
     except ValueError:
-        raise ConfigurationError(f'{cron!r} in {timezone!r} is no cron schedule: five fields ("0 3 * * *"), and a time zone such as Europe/Prague') from None
+        raise refusal from None
     with _client() as client:
         deployment = _deployment(client)
-        for old in _schedules_of(deployment, connector_id):
-            client.delete_deployment_schedule(deployment.id, old.id)
-        asked = DeploymentScheduleCreate(schedule=wanted, parameters={"connector_id": connector_id}, slug=f"connector-{connector_id}")
-        client.create_deployment_schedules(deployment.id, [asked])
+        standing = _schedules_of(deployment, connector_id)
+        if standing:  # changed in place: a connector is never without its schedule
+            client.update_deployment_schedule(deployment.id, standing[0].id, active=True, schedule=wanted)
+        else:
+            asked = DeploymentScheduleCreate(schedule=wanted, parameters={"connector_id": connector_id}, slug=f"connector-{connector_id}")
+            client.create_deployment_schedules(deployment.id, [asked])
+        for surplus in standing[1:]:
+            client.delete_deployment_schedule(deployment.id, surplus.id)
     return Schedule(connector_id, cron, timezone, active=True)
 
 
@@ -160,7 +168,8 @@ def _make_pool(client: SyncPrefectClient) -> None:
         pool = client.read_work_pool(POOL)
     except ObjectNotFound:
         template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template))
+        with contextlib.suppress(ObjectAlreadyExists):  # somebody else deploys at the same time
+            client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template))
         return
     if pool.type != ProcessWorker.type:
         raise ConfigurationError(f"the work pool {POOL!r} is of type {pool.type!r}, and connectors run in one of type {ProcessWorker.type!r}")

@@ -23,6 +23,7 @@ from engine.control import connectors as stored
 from engine.control import leases
 from engine.errors import ConfigurationError, ProcessingError, QueryFailed
 from engine.formats.csv import CsvFormat
+from engine.stores.local import LocalWriter
 from tests.conftest import open_to_nobody
 from tests.control.platform import GATED, PAUSE, ROOT, Control, is_paused, told, until
 
@@ -121,6 +122,24 @@ def test_whoever_is_stopped_after_everything_was_delivered_was_not_cancelled(con
         connectors.run(connector, steps=connectors.Steps(update_run_record=update))
     assert len(calls) == 1
     assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
+
+
+def test_a_signal_while_everything_is_published_finds_it_delivered(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    connector, publish = control.connector(), LocalWriter._publish
+
+    def interrupted(self: LocalWriter) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        until(lambda: is_interrupted(os.getpid()))
+        time.sleep(0.5)  # the waiting thread looks up five times a second
+        return publish(self)
+
+    monkeypatch.setattr(LocalWriter, "_publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        connectors.run(connector)
+    assert (control.folder / "x.csv").exists()
+    record = control.records(connector)[0]
+    assert (record["status"], record["rows_ingested"]) == ("success", 1)
+    assert [file["state"] for file in control.files(connector)] == ["written"]
 
 
 # --- the control database goes away ---------------------------------------------------------------------------------

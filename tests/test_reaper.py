@@ -61,7 +61,7 @@ POINTS = {
         at("engine.control.leases.Ledger", "record", "args[2] == 'publishing'", after=True),
         ["swept"] * 3,
     ),
-    "between a publication and its note": (at("engine.control.leases.Ledger", "record", "args[2] in ('written', 'replaced')"), ["swept"] * 3),
+    "between a publication and its note": (at("engine.control.leases.Ledger", "record", "args[2] in ('written', 'replaced')"), ["ambiguous", "swept", "swept"]),
     "between two publications": (
         at("engine.control.leases.Ledger", "record", "args[2] == 'publishing' and args[1].endswith('2.csv')"),
         ["replaced", "swept", "swept"],
@@ -370,7 +370,9 @@ def test_a_store_that_is_away_is_tried_again_and_keeps_no_other_from_being_clear
     assert reaped.leftovers == 1
     assert not temporary.exists()
     assert [
-        problem.startswith(f"connector {first}: what dead runs left could not be removed, and is tried again: cannot abort an upload of s3://")
+        problem.startswith(
+            f"connector {first}: what a dead run left for s3://{away['bucket']}/out/x.csv could not be removed, and is tried again: cannot abort an upload of s3://"
+        )
         for problem in reaped.problems
     ] == [True]
     assert states(control, first) == ["writing"]
@@ -390,6 +392,43 @@ def test_a_folder_of_another_machine_is_left_to_it_unless_it_is_shared(control: 
     assert not temporary.exists()
     assert (states(control, mine), states(control, shared)) == (["writing"], ["swept"])
     assert control.statuses(mine) == ["failed"]
+
+
+def test_a_leftover_of_a_machine_that_does_not_come_back_is_told_once_another_has_delivered(control: Control) -> None:
+    connector = control.connector(QUICK)
+    dead_run(control, connector, "x.csv", str(control.folder / "x.csv"), ".x.csv.ba9876543210.part", host="elsewhere")
+    assert reaper.reap().problems == []
+    engine.run_connector(connector)
+    assert "elsewhere" in reaper.reap().problems[0]
+    assert reaper.reap() == reaper.Reaped()
+    assert states(control, connector) == ["swept", "written"]
+
+
+def test_a_leftover_that_cannot_be_removed_keeps_no_other_of_its_connector(control: Control) -> None:
+    connector = control.connector(QUICK)
+    stuck, other = dead_file(control, connector, "a.csv"), dead_file(control, connector, "b.csv")
+    stuck.unlink()
+    stuck.mkdir()
+    reaped = reaper.reap()
+    assert (reaped.leftovers, other.exists()) == (1, False)
+    assert "a.csv" in reaped.problems[0]
+    stuck.rmdir()
+    assert reaper.reap().problems == []
+    assert states(control, connector) == ["swept", "swept"]
+
+
+def test_a_run_longer_than_its_lease_is_not_taken_for_dead_while_its_record_ends(control: Control) -> None:
+    connector = control.connector("SELECT pg_sleep(2.5)")
+    reaped: list[reaper.Reaped] = []
+
+    def update(*values: Any) -> None:
+        reaped.append(reaper.reap())
+        connectors.update_run_record(*values)
+
+    outcome = connectors.run(connector, steps=connectors.Steps(update_run_record=update))
+    assert [one.runs for one in reaped] == [[]]
+    assert outcome["status"] == "success"
+    assert control.statuses(connector) == ["success"]
 
 
 def test_a_share_that_is_not_mounted_is_tried_again(control: Control) -> None:

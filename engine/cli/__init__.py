@@ -68,7 +68,7 @@ def main() -> None:
     try:
         code = app(args=arguments or ["--help"], prog_name="ferry", standalone_mode=False)
     except (FerryError, Interrupted) as error:
-        text = f"{error}; the query was cancelled and nothing was written" if isinstance(error, Interrupted) else str(error)
+        text = _stopped(error) if isinstance(error, Interrupted) else str(error)
         _report(text, with_frames=debug and not heard.told_error)
         sys.exit(error.exit_code)
     except TyperException as error:
@@ -84,6 +84,12 @@ def main() -> None:
         sys.exit(1)
     heard.tell()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stopped(stop: Interrupted) -> str:
+    from engine.results import delivered
+
+    return f"{stop}; " + ("what was not finished was removed" if delivered(stop) is None else "everything had been delivered by then")
 
 
 def _report(message: str, *, with_frames: bool) -> None:

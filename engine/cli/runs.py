@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from engine.control.database import Row
 
+STATUSES = ("started", "success", "failed", "skipped")
 LARGEST = 2_147_483_647  # INTEGER
 SHORTEST_SUMMARY = 12
 LONGEST_NAME = 24
@@ -33,6 +34,8 @@ def list_runs(
     """The command; its help text stands above."""
     if context.invoked_subcommand is not None:
         return
+    if status is not None and status not in STATUSES:
+        raise ConfigurationError(f"--status is one of {', '.join(STATUSES)}, not {status!r}")
     from engine.control import runs
     from engine.control.database import ControlDatabase
 

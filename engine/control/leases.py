@@ -9,6 +9,7 @@ nothing. The database's clock alone decides when a lease has ended.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from engine.control.database import ANSWER_SECONDS, ControlDatabase
-from engine.control.runs import RUNNING
+from engine.control.runs import RUNNING, sign_of_life
 from engine.errors import ConfigurationError, FerryError, LeaseLost, describe
 
 if TYPE_CHECKING:
@@ -168,6 +169,9 @@ class Lease:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._released.set()
         self._renewer.join(timeout=1)
+        if self.run_id is not None:
+            with contextlib.suppress(FerryError):  # a role that may not, or a database that is away: the release says so, if it matters
+                sign_of_life(self._control, self.run_id)
         release = "UPDATE ferry_leases SET expires_at = NULL WHERE connector_id = %s AND token = %s RETURNING token"
         try:
             self._control.query(release, (self.connector_id, self.token), patience=min(5.0, max(0.0, self.seconds_left)))
@@ -280,11 +284,13 @@ def unfinished_files(control: ControlDatabase) -> list[Row]:
     """Ledger rows of runs that are over which say that a file was being written.
 
     Returns:
-        `connector_id, token, path, url, host, leftover, changed_at`, and `is_orphan`: the connector is not there any more.
+        `connector_id, token, path, url, host, state, leftover, changed_at`; `is_orphan`: the connector is not there any more; `is_outlived`: a later run
+        of it has delivered.
     """
     statement = """
-        SELECT f.connector_id, f.token, f.path, f.url, f.host, f.leftover, f.changed_at,
-            NOT EXISTS (SELECT FROM cai_connectors c WHERE c.id = f.connector_id) AS is_orphan
+        SELECT f.connector_id, f.token, f.path, f.url, f.host, f.state, f.leftover, f.changed_at,
+            NOT EXISTS (SELECT FROM cai_connectors c WHERE c.id = f.connector_id) AS is_orphan,
+            EXISTS (SELECT FROM ferry_files n WHERE n.connector_id = f.connector_id AND n.token > f.token AND n.state IN ('written', 'replaced')) AS is_outlived
         FROM ferry_files f
         WHERE f.state IN ('writing', 'publishing')
           AND NOT EXISTS (SELECT FROM ferry_leases l WHERE l.connector_id = f.connector_id AND l.token = f.token AND l.expires_at IS NOT NULL)
@@ -305,10 +311,10 @@ def claim_unfinished(control: ControlDatabase, file: Row) -> bool:
     return bool(control.once(statement, (file["connector_id"], file["token"], file["path"], file["changed_at"])))
 
 
-def mark_swept(control: ControlDatabase, file: Row) -> None:
-    """A row of `unfinished_files` is dealt with."""
-    statement = "UPDATE ferry_files SET state = 'swept', changed_at = clock_timestamp() WHERE connector_id = %s AND token = %s AND path = %s"
-    control.query(statement, (file["connector_id"], file["token"], file["path"]))
+def mark_swept(control: ControlDatabase, file: Row, state: LedgerState = "swept") -> None:
+    """A row of `unfinished_files` is dealt with; `ambiguous` where the run died while it published, and nobody can say whether it did."""
+    statement = "UPDATE ferry_files SET state = %s, changed_at = clock_timestamp() WHERE connector_id = %s AND token = %s AND path = %s"
+    control.query(statement, (state, file["connector_id"], file["token"], file["path"]))
 
 
 def seconds_to_next_end(control: ControlDatabase) -> float | None:

@@ -13,7 +13,7 @@ RUNNING = "running on "
 """What the summary of a record begins with while it is `started`: so that ferry closes no record of somebody else's."""
 LARGEST_INTEGER = 2_147_483_647
 PATIENCE_SECONDS = 45.0
-"""How long the end of a run waits for a control database that is away: then the lease ends, and whoever comes next closes the record."""
+"""How long the end of a run waits for a control database that is away; after that, whoever comes next closes the record."""
 
 
 def create_run_record(control: ControlDatabase, connector_id: int, flow_run_id: str) -> int:
@@ -25,6 +25,16 @@ def create_run_record(control: ControlDatabase, connector_id: int, flow_run_id: 
     return int(control.once(statement, (connector_id, flow_run_id, f"{RUNNING}{socket.gethostname()}, process {os.getpid()}, since "))[0]["id"])
 
 
+def sign_of_life(control: ControlDatabase, run_id: int) -> None:
+    """Note that a run which gives its lease back lives: its record has as long as a lease lasts to be ended, before anybody takes it for dead."""
+    statement = """
+        UPDATE cai_connector_runs
+        SET log_summary = regexp_replace(log_summary, ', since .* UTC$', ', since ' || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC')
+        WHERE id = %s AND status = 'started' AND log_summary LIKE %s
+    """
+    control.query(statement, (run_id, RUNNING + "%"))
+
+
 def update_run_record(control: ControlDatabase, run_id: int, status: str, rows_ingested: int | None = None, log_summary: str | None = None) -> None:
     """End a record; what is None stays as it was. A count that INTEGER cannot hold is stored as the largest one that it can."""
     statement = """
@@ -34,6 +44,15 @@ def update_run_record(control: ControlDatabase, run_id: int, status: str, rows_i
     """
     rows = None if rows_ingested is None else min(rows_ingested, LARGEST_INTEGER)
     control.query(statement, (status, rows, log_summary, run_id), patience=PATIENCE_SECONDS)
+
+
+def list_abandoned(control: ControlDatabase, *, limit: int = 50) -> list[Row]:
+    """The newest records that were closed as abandoned, by whomever: `id, prefect_flow_run_id`."""
+    statement = """
+        SELECT id, prefect_flow_run_id FROM cai_connector_runs
+        WHERE status = 'failed' AND log_summary LIKE 'abandoned:%%' AND finished_at > LOCALTIMESTAMP - interval '1 day' ORDER BY id DESC LIMIT %s
+    """
+    return control.query(statement, (limit,))
 
 
 def list_runs(control: ControlDatabase, *, connector_id: int | None = None, status: str | None = None, limit: int = 50) -> list[Row]:

@@ -70,7 +70,7 @@ CREATE TABLE ferry_files (
     run_id INTEGER,
     url TEXT NOT NULL,              -- how the destination names it: s3://bucket/key, /folder/file
     host VARCHAR(255) NOT NULL,     -- where the run was: a folder may be that machine's own
-    state VARCHAR(20) NOT NULL,     -- writing, publishing, written, replaced, discarded, deleting, deleted, swept
+    state VARCHAR(20) NOT NULL,     -- writing, publishing, written, replaced, discarded, deleting, deleted, swept, ambiguous
     leftover TEXT,                  -- what a kill while writing leaves: a temporary name, the id of a multipart upload
     file_rows BIGINT,
     file_bytes BIGINT,

@@ -36,12 +36,14 @@ class Delivery:
         writers: One for each file, in order.
         paths: Where they go.
         rows: How many rows each holds, as whoever writes them counts.
+        delivered: Whether every file is published: a signal that came meanwhile is raised all the same, and changes nothing about it.
     """
 
     def __init__(self, destination: FileDestination, exists: Exists, journal: Journal) -> None:
         self.writers: list[FileWriter] = []
         self.paths: list[str] = []
         self.rows: list[int] = []
+        self.delivered = False
         self._destination = destination
         self._exists = exists
         self._journal = journal
@@ -80,6 +82,7 @@ class Delivery:
             block.__exit__(None, None, None)
             receipt = self.writers[number].receipt
             self._journal.record(path, "replaced" if receipt.replaced else "written", receipt=receipt, rows=self.rows[number])
+        self.delivered = True
 
     def _discard(self, error: BaseException) -> None:
         """Remove every file that is not published, whatever goes wrong with one of them. What is not noted is looked for later, and not found."""
@@ -106,6 +109,6 @@ def _uninterrupted(work: Callable[[], None]) -> None:
             concurrent.futures.wait([running], timeout=workers.POLL_SECONDS)
         except BaseException as error:  # noqa: BLE001 - whatever stops a process: Ctrl-C, SIGTERM, an orchestrator's own way
             interrupt = error
-    running.result()
     if interrupt is not None:
         raise interrupt
+    running.result()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from engine import workers
 from engine.errors import ConfigurationError, IntegrityError
 from engine.protocols import FileDestination, FileSource
-from engine.results import FileResult, RunResult
+from engine.results import FileResult, RunResult, note_delivered
 from engine.routes.delivery import Delivery, NullJournal
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.protocols import Encoder, Exists, FileWriter, Format, Journal, RowSource
+    from engine.protocols import Encoder, Exists, FileWriter, Format, Journal, RowSource, RowStream
     from engine.results import FileState
 
 PREPARERS = 2
@@ -102,6 +102,7 @@ def export(
 
     Raises:
         FerryError: Nothing was published, or (a failure while publishing several files) only files that are whole.
+        BaseException: A signal; where it came while everything was being published, `engine.results.delivered` tells the result.
     """
     started, journal = time.monotonic(), journal or NullJournal()
     standing = workers.call(lambda: store.stat(target.name(1))) if target.exists != "replace" else None
@@ -111,19 +112,35 @@ def export(
             raise ConfigurationError(f"{url} exists already (--if-exists fail); choose another name, or --if-exists replace or skip")
         skipped = FileResult(path=url, bytes=standing.size, rows=None, sha256=None, state="skipped")
         return RunResult(0, 0, time.monotonic() - started, None, (skipped,), (f"{url} exists already and was left as it is (--if-exists skip)",))
-    with Delivery(store, target.exists, journal) as delivery, _Lane(delivery, layout, target) as lane, source.read(layout.form) as stream:
-        lane.begin(stream.reader.schema)
-        for batch in stream.reader:
-            lane.push(batch)
-            if on_progress is not None:
-                on_progress(Progress(lane.rows_in, lane.bytes, len(delivery.writers), stream.estimated_rows))
-        lane.end()
-        if lane.rows_in != sum(delivery.rows):
-            raise IntegrityError(f"{lane.rows_in:,} rows were read, but {sum(delivery.rows):,} written; nothing was published")
+    delivery = Delivery(store, target.exists, journal)
+    stop: BaseException | None = None
+    try:
+        with delivery, _Lane(delivery, layout, target) as lane, source.read(layout.form) as stream:
+            _pass_on(stream, lane, delivery, on_progress)
+    except BaseException as stopped:
+        if not delivery.delivered:
+            raise
+        stop = stopped  # a signal while files were being published: what it stopped was delivered
     removed = _remove_later_chunks(store, target, len(delivery.paths), journal)
     files = tuple(_file_result(store, path, writer, rows) for path, writer, rows in zip(delivery.paths, delivery.writers, delivery.rows, strict=True))
     notes = (*stream.notes, *store.notes, *removed)
-    return RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, stream.reader.schema, files, notes)
+    result = RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, stream.reader.schema, files, notes)
+    if stop is not None:
+        note_delivered(stop, result)
+        raise stop
+    return result
+
+
+def _pass_on(stream: RowStream, lane: _Lane, delivery: Delivery, on_progress: Callable[[Progress], None] | None) -> None:
+    """All batches from the source to the files, counted."""
+    lane.begin(stream.reader.schema)
+    for batch in stream.reader:
+        lane.push(batch)
+        if on_progress is not None:
+            on_progress(Progress(lane.rows_in, lane.bytes, len(delivery.writers), stream.estimated_rows))
+    lane.end()
+    if lane.rows_in != sum(delivery.rows):
+        raise IntegrityError(f"{lane.rows_in:,} rows were read, but {sum(delivery.rows):,} written; nothing was published")
 
 
 def _file_result(store: Store, path: str, writer: FileWriter, rows: int) -> FileResult:

@@ -227,6 +227,18 @@ def test_rows_that_do_not_fit_together_are_named(platform: Platform, statement: 
     refused(platform.ferry("connectors", "show", str(connector)), 2, *words)
 
 
+def test_a_secret_file_that_is_no_text_is_named_and_not_quoted(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\xfe" + SECRET.encode())
+    connector = platform.connector({"host": "127.0.0.1", "password": "file:secret", "query": "SELECT 1"})
+    result = platform.ferry("run", str(connector), FERRY_SECRETS_DIR=str(tmp_path))
+    refused(result, 2, "'password'", "not UTF-8")
+    assert "0xff" not in result.stderr
+
+
+def test_a_status_that_there_is_not_is_refused(platform: Platform) -> None:
+    refused(platform.ferry("runs", "--status", "bogus"), 2, "bogus", "skipped")
+
+
 def test_a_connector_that_is_not_there_is_named_and_recorded(platform: Platform) -> None:
     refused(platform.ferry("run", "99"), 2, "there is no connector 99")
     assert platform.last_record(99)[0] == "failed"
@@ -256,9 +268,12 @@ COMMANDS = (
     [
         (None, ["DATABASE_URL is not set"]),
         ("mysql://x", ["DATABASE_URL"]),
+        ("  ", ["DATABASE_URL", "empty"]),
+        (f"postgresql://user:x@{SECRET}@host/db", ["DATABASE_URL", "%40"]),
+        (f"postgresql://user:x/{SECRET}@host/db", ["DATABASE_URL"]),
         (f"postgresql://user:{SECRET}@127.0.0.1:{{closed}}/db", ["control database", "nothing listens there"]),
     ],
-    ids=["absent", "malformed", "closed"],
+    ids=["absent", "malformed", "empty", "at", "slash", "closed"],
 )
 def test_a_wrong_address_of_the_control_database_is_one_line(arguments: list[str], url: str | None, words: list[str]) -> None:
     environment = {} if url is None else {"DATABASE_URL": url.replace("{closed}", str(embedded.free_ports(1)[0]))}

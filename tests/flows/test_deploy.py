@@ -97,6 +97,9 @@ def test_a_server_of_something_else_is_refused(s3_server: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        (["schedule", "1", "* * * * * *"], "five fields"),
+        (["schedule", "1", "@daily"], "five fields"),
+        (["schedule", "0", "0 3 * * *"], "ID"),
         (["schedule", "1", "every day"], "every day"),
         (["schedule", "1", "0 3 * * *", "--timezone", "Mars/Base"], "Mars/Base"),
         (["schedule", "x", "0 3 * * *"], "ID"),
