@@ -105,11 +105,11 @@ def schedule(connector_id: int, cron: str, timezone: str = "UTC") -> Schedule:
     with _client() as client:
         deployment = _deployment(client)
         standing = _schedules_of(deployment, connector_id)
-        if standing:  # changed in place: a connector is never without its schedule
-            client.update_deployment_schedule(deployment.id, standing[0].id, active=True, schedule=wanted)
+        parameters, slug = {"connector_id": connector_id}, f"connector-{connector_id}"
+        if standing:  # changed in place: a connector is never without its schedule; what is not said again here is lost
+            client.update_deployment_schedule(deployment.id, standing[0].id, active=True, schedule=wanted, parameters=parameters, slug=slug)
         else:
-            asked = DeploymentScheduleCreate(schedule=wanted, parameters={"connector_id": connector_id}, slug=f"connector-{connector_id}")
-            client.create_deployment_schedules(deployment.id, [asked])
+            client.create_deployment_schedules(deployment.id, [DeploymentScheduleCreate(schedule=wanted, parameters=parameters, slug=slug)])
         for surplus in standing[1:]:
             client.delete_deployment_schedule(deployment.id, surplus.id)
     return Schedule(connector_id, cron, timezone, active=True)
