@@ -10,6 +10,7 @@ FerryError                      .transient says whether trying again can help
 │  ├─ UnrepresentableValue      a value that its Parquet type cannot hold
 │  ├─ IntegrityError            sizes, counts or checksums disagree
 │  ├─ TransferFailed            a store refused or broke off
+│  │  └─ OutcomeUnknown         the answer was lost: nobody can say whether the file was taken
 │  └─ LeaseLost                 the run's claim on its connector ended before the run
 ├─ ResourceError                disk full, memory limit, permission
 └─ Interrupted                  Ctrl-C or SIGTERM: not a failure of ours, cleaned up after
@@ -86,6 +87,10 @@ class IntegrityError(ProcessingError):
 
 class TransferFailed(ProcessingError):
     """A store refused, or broke off, a read or a write."""
+
+
+class OutcomeUnknown(TransferFailed):
+    """The whole file was sent and the answer was lost: trying again might deliver it twice, not trying might lose it."""
 
 
 class LeaseLost(ProcessingError):

@@ -6,7 +6,7 @@ suite below `tests/conformance/` that every implementation passes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, runtime_checkable
 
 from engine.paths import File
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.results import LedgerState, Receipt, RowsDescription
+    from engine.results import LedgerState, Receipt, RowsDescription, Verification
 
 Form = Literal["text", "typed"]
 Exists = Literal["replace", "skip", "fail"]
+FileInfo = File
+"""One listed version of a file."""
 
 
 class RowStream(Protocol):
@@ -44,18 +46,32 @@ class RowSource(Protocol):
         """Connect and say what `read` would give, without running it; raises as `read` does."""
 
 
-FileInfo = File
-"""One listed version of a file."""
+class FileStore(Protocol):
+    """What sources and destinations of files have in common."""
+
+    notes: list[str]  # what a user should read in the summary: unencrypted traffic, ignored options
+
+    def url(self, path: str) -> str:
+        """How the file is shown to people and found again: an absolute path, `s3://bucket/key` …; no secrets."""
+
+    def identity(self, path: str) -> str:
+        """Tells the place from every other, as far as names can: endpoint, bucket and key; real path. Blocking; for comparing only."""
+
+    def stat(self, path: str) -> FileInfo | None:
+        """The file that stands at `path` now, or None."""
+
+    def is_folder(self, path: str) -> bool:
+        """Whether something stands below `path`, or an empty folder stands there. Blocking."""
+
+    def close(self) -> None:
+        """Give back connections; the store may be used again."""
 
 
-class FileSource(Protocol):
+class FileSource(FileStore, Protocol):
     """A place that files come from."""
 
     def list(self, pattern: str) -> Iterator[FileInfo]:
         """Files that match, lazily, ordered by the bytes of the relative path. `*`, `?`, `[…]` never cross `/`; `**/` does."""
-
-    def stat(self, path: str) -> FileInfo | None:
-        """The file that stands at `path` now, or None."""
 
     def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> AbstractContextManager[BinaryIO]:
         """Bytes `start … start + length` of exactly the version that was listed; another version is an error, an early end too."""
@@ -80,25 +96,29 @@ class FileWriter(Protocol):
         """What was delivered; complete once the block has been left without an exception."""
 
 
-class FileDestination(Protocol):
+@runtime_checkable
+class CopiesWithin(Protocol):
+    """A `FileWriter` that can take a whole file without its bytes passing through this process: a server-side or kernel copy."""
+
+    def copy_from(self, source: FileSource, file: FileInfo) -> bool:
+        """Take `file` as the whole content, instead of any `write`; False, with nothing done, when this source is not within reach."""
+
+
+class FileDestination(FileStore, Protocol):
     """A place that files go to."""
 
-    notes: list[str]  # what a user should read in the summary: unencrypted traffic, ignored options
-
     def open_write(
-        self, path: str, *, size: int | None = None, exists: Exists = "replace", on_begin: Callable[[str], None] = ...
+        self, path: str, *, size: int | None = None, exists: Exists = "replace", verify: Verification | None = None, on_begin: Callable[[str], None] = ...
     ) -> AbstractContextManager[FileWriter]:
         """A writer for `path`; `with` is the transaction.
 
         Nothing stands at `path` until the block ends without an exception; then the whole file does. On an exception no
         part upload and no temporary file remains. Leaving without `finish()` having been called finishes first.
         `exists="fail"` is decided atomically at publication (`ConfigurationError`). `skip` is decided by the route before anything is opened.
-        `size`, where known, is compared with the bytes written before publishing (`IntegrityError`).
+        `size`, where known, is compared with the bytes written before publishing (`IntegrityError`). `verify` is the least level that
+        the receipt may name, by reading back where nothing less reaches it; None: what costs no second read.
         `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id), for `sweep`.
         """
-
-    def stat(self, path: str) -> FileInfo | None:
-        """As `FileSource.stat`."""
 
     def probe(self, path: str) -> None:
         """Try whether a file could be written at `path`, and leave nothing; raises what `open_write` and the first bytes would."""
@@ -106,8 +126,25 @@ class FileDestination(Protocol):
     def sweep(self, path: str, leftover: str) -> bool:
         """Remove exactly what a killed run left for `path`, as it was told to `on_begin`. Returns whether something was there."""
 
+
+@runtime_checkable
+class SendsBody(Protocol):
+    """A destination that takes a file as the body of one request, and cannot be asked afterwards (REST)."""
+
+    notes: list[str]
+
     def url(self, path: str) -> str:
-        """How the file is shown to people and found again: an absolute path, `s3://bucket/key` …; no secrets."""
+        """As `FileStore.url`."""
+
+    def send(self, path: str, open_body: Callable[[], AbstractContextManager[BinaryIO]], size: int, *, key: str, on_commit: Callable[[], None]) -> Receipt:
+        """Send a file of `size` bytes; each attempt opens the body anew, and its last bytes go out only after it has ended well.
+
+        `key` tells this delivery from every other (`Idempotency-Key`). `on_commit` is called before the last bytes of each attempt go out.
+        Raises `OutcomeUnknown` when nobody can say whether the file was taken.
+        """
+
+    def probe(self, path: str) -> None:
+        """Whether the endpoint can be reached; sends no file."""
 
 
 class Encoder(Protocol):
@@ -141,8 +178,17 @@ class Format(Protocol):
 class Journal(Protocol):
     """The ledger of one run, as a route sees it: each row is written before the side effect that it tells of."""
 
-    def record(self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None) -> None:
-        """What is about to happen, or has happened, to a file of the destination. Blocking, callable from any thread.
+    def record(
+        self,
+        path: str,
+        state: LedgerState,
+        *,
+        leftover: str | None = None,
+        receipt: Receipt | None = None,
+        rows: int | None = None,
+        source: FileInfo | None = None,
+    ) -> None:
+        """What is about to happen, or has happened, to a file of the destination (and to the `source` that it is made of). Blocking, callable from any thread.
 
         Raises:
             LeaseLost: The run may not go on: another may be at work on the same files.

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Verification = Literal["accepted", "size", "checksum", "read-back"]
+LEVELS: tuple[Verification, ...] = ("accepted", "size", "checksum", "read-back")
+"""How far a delivery is known to be right, the weakest first: a success status; the destination reports our size; it confirms our checksums, or its bytes
+hash to ours by its own reckoning; its bytes were read back."""
 FileState = Literal["written", "replaced", "skipped"]
 LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded", "deleting", "deleted", "swept", "ambiguous"]
 _DELIVERED = "ferry_delivered"
@@ -110,6 +113,16 @@ class RunResult:
             "status": self.status,
             "run_id": self.run_id,
         }
+
+
+def reaches(level: Verification, asked: Verification | None) -> bool:
+    """Whether a level is at least what was asked for.
+
+    Example:
+        >>> reaches("checksum", "size"), reaches("size", "read-back"), reaches("accepted", None)
+        (True, False, True)
+    """
+    return asked is None or LEVELS.index(level) >= LEVELS.index(asked)
 
 
 def note_delivered(stop: BaseException, result: RunResult) -> None:

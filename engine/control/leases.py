@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from engine.control.database import Row
+    from engine.protocols import FileInfo
     from engine.results import LedgerState, Receipt
 
 DEFAULT_SECONDS = 60.0
@@ -210,7 +211,16 @@ class Ledger:
         self._lease = lease
         self._url_of = url_of
 
-    def record(self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None) -> None:
+    def record(
+        self,
+        path: str,
+        state: LedgerState,
+        *,
+        leftover: str | None = None,
+        receipt: Receipt | None = None,
+        rows: int | None = None,
+        source: FileInfo | None = None,  # noqa: ARG002 - its columns are to come
+    ) -> None:
         """See `Journal.record`. `FOR SHARE` keeps the lease from changing hands while the row is written.
 
         A control database that is away is waited for as long as the lease lasts; not for a note that merely saves a later look.

@@ -14,14 +14,23 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from engine.protocols import Exists, FileDestination, FileWriter, Journal
+    from engine.protocols import Exists, FileDestination, FileInfo, FileWriter, Journal
     from engine.results import LedgerState, Receipt
 
 
 class NullJournal:
     """The ledger of a run that has no connector: nothing is kept (`Journal`)."""
 
-    def record(self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None) -> None:
+    def record(
+        self,
+        path: str,
+        state: LedgerState,
+        *,
+        leftover: str | None = None,
+        receipt: Receipt | None = None,
+        rows: int | None = None,
+        source: FileInfo | None = None,
+    ) -> None:
         """Keep nothing."""
 
 

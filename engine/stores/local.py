@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from engine.protocols import Exists, FileInfo
+    from engine.results import Verification
 
 _LONGEST_NAME = 255  # bytes, on every common file system
 _TOKEN_BYTES = 6
@@ -89,6 +90,17 @@ class LocalStore:
         """The absolute path."""
         return str(self._place(path))
 
+    def identity(self, path: str) -> str:
+        """The real path, whatever links lead there."""
+        return f"file {os.path.realpath(self._place(path))}"
+
+    def is_folder(self, path: str) -> bool:
+        """Whether a folder stands at `path`."""
+        return self._place(path).is_dir()
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
     def stat(self, path: str) -> File | None:
         """The regular file at `path`, or None."""
         try:
@@ -136,7 +148,13 @@ class LocalStore:
 
     @contextlib.contextmanager
     def open_write(
-        self, path: str, *, size: int | None = None, exists: Exists = "replace", on_begin: Callable[[str], None] | None = None
+        self,
+        path: str,
+        *,
+        size: int | None = None,
+        exists: Exists = "replace",
+        verify: Verification | None = None,  # noqa: ARG002 - read-back is to come
+        on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[LocalWriter]:
         """See `FileDestination.open_write`."""
         self._check_mount()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from engine.protocols import Exists, FileInfo
+    from engine.results import Verification
 
 
 class MemoryStore:
@@ -32,6 +33,17 @@ class MemoryStore:
     def url(self, path: str) -> str:
         """`memory://path`."""
         return f"memory://{paths.checked(path)}"
+
+    def identity(self, path: str) -> str:
+        """This store and the path."""
+        return f"memory {id(self)}/{paths.checked(path)}"
+
+    def is_folder(self, path: str) -> bool:
+        """Whether a file stands below `path`."""
+        return any(name.startswith(f"{paths.checked(path)}/") for name in list(self._files))
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def stat(self, path: str) -> File | None:
         """The file at `path`, or None."""
@@ -60,10 +72,16 @@ class MemoryStore:
 
     @contextlib.contextmanager
     def open_write(
-        self, path: str, *, size: int | None = None, exists: Exists = "replace", on_begin: Callable[[str], None] | None = None
+        self,
+        path: str,
+        *,
+        size: int | None = None,
+        exists: Exists = "replace",
+        verify: Verification | None = None,
+        on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[MemoryWriter]:
-        """See `FileDestination.open_write`; a kill leaves nothing, so `on_begin` is told nothing."""
-        del on_begin
+        """See `FileDestination.open_write`; a kill leaves nothing, so `on_begin` is told nothing, and the bytes that are hashed are those that stand there."""
+        del on_begin, verify
         writer = MemoryWriter(paths.checked(path), size)
         yield writer
         writer.finish()
@@ -73,7 +91,7 @@ class MemoryStore:
             if replaced and exists == "fail":
                 raise ConfigurationError(f"{self.url(path)} exists already (if_exists: fail); nothing was replaced")
             self._files[path] = (File(path, len(data), None, str(next(self._versions))), data)
-        writer.published = Receipt(len(data), hashlib.sha256(data).hexdigest(), "checksum", replaced)
+        writer.published = Receipt(len(data), hashlib.sha256(data).hexdigest(), "read-back", replaced)
 
     def probe(self, path: str) -> None:
         """Memory takes any proper path."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import InvalidRegionError
 from pydantic import Field, field_validator
 
 from engine import paths
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from engine.errors import FerryError
     from engine.protocols import Exists, FileInfo
+    from engine.results import Verification
     from engine.stores.s3_errors import Failure
 
 _LONGEST_KEY = 1024
@@ -113,6 +115,25 @@ class S3Store:
     def url(self, path: str) -> str:
         """`s3://bucket/key`."""
         return f"s3://{self.options.bucket}/{self.key(path)}"
+
+    def identity(self, path: str) -> str:
+        """Endpoint, bucket and key."""
+        return f"s3 {self.client.meta.endpoint_url}/{self.options.bucket}/{self.key(path)}"
+
+    def is_folder(self, path: str) -> bool:
+        """Whether any key lies below `path`."""
+        try:
+            found = self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=f"{self.key(path)}/", MaxKeys=1)
+        except FAILURES as error:
+            raise self.translated(error, f"look at {self.url(path)}") from None
+        return bool(found.get("Contents"))
+
+    def close(self) -> None:
+        """Close idle connections."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
 
     def key(self, path: str) -> str:
         """The object's key.
@@ -221,7 +242,13 @@ class S3Store:
 
     @contextlib.contextmanager
     def open_write(
-        self, path: str, *, size: int | None = None, exists: Exists = "replace", on_begin: Callable[[str], None] | None = None
+        self,
+        path: str,
+        *,
+        size: int | None = None,
+        exists: Exists = "replace",
+        verify: Verification | None = None,  # noqa: ARG002 - read-back is to come
+        on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[S3Writer]:
         """See `FileDestination.open_write`; an absent bucket or wrong keys show here, before any row is read."""
         standing = self._standing(path)
@@ -325,6 +352,8 @@ class S3Store:
                 aws_session_token=_plain(options.aws_session_token),
                 config=config,
             )
+        except InvalidRegionError:
+            raise ConfigurationError("'region' is no name of a region (us-east-1)") from None
         except ValueError:
             raise ConfigurationError("'endpoint_url' is no URL (https://host:port)") from None
         except FAILURES as error:

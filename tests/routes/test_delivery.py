@@ -30,7 +30,9 @@ class Notes:
         self.rows: dict[str, int | None] = {}
         self._refuse = refuse
 
-    def record(self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None) -> None:
+    def record(
+        self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None, source: Any = None
+    ) -> None:
         self._refuse(path, state)
         if leftover is None:
             self.told.append((path, state))
