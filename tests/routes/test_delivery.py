@@ -31,7 +31,14 @@ class Notes:
         self._refuse = refuse
 
     def record(
-        self, path: str, state: LedgerState, *, leftover: str | None = None, receipt: Receipt | None = None, rows: int | None = None, source: Any = None
+        self,
+        path: str,
+        state: LedgerState,
+        *,
+        leftover: str | None = None,
+        receipt: Receipt | None = None,
+        rows: int | None = None,
+        source: Any = None,  # noqa: ARG002 - the form of a journal
     ) -> None:
         self._refuse(path, state)
         if leftover is None:
