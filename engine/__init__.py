@@ -13,10 +13,12 @@ from engine.errors import (
     ConfigurationError,
     ConnectionFailed,
     FerryError,
+    FileChanged,
     IntegrityError,
     Interrupted,
     LeaseLost,
     OutcomeUnknown,
+    PartlyFailed,
     ProcessingError,
     QueryFailed,
     ResourceError,
@@ -27,19 +29,21 @@ from engine.errors import (
 from engine.results import FileResult, Receipt, RunResult
 
 if TYPE_CHECKING:
-    from engine.adhoc import export, stream
+    from engine.adhoc import export, stream, transfer
     from engine.connector import run_connector
-    from engine.routes.export import Progress
+    from engine.results import Progress
 
 __all__ = [
     "ConfigurationError",
     "ConnectionFailed",
     "FerryError",
+    "FileChanged",
     "FileResult",
     "IntegrityError",
     "Interrupted",
     "LeaseLost",
     "OutcomeUnknown",
+    "PartlyFailed",
     "ProcessingError",
     "Progress",
     "QueryFailed",
@@ -52,9 +56,10 @@ __all__ = [
     "export",
     "run_connector",
     "stream",
+    "transfer",
 ]
 
-_LAZY = {"export": "engine.adhoc", "stream": "engine.adhoc", "run_connector": "engine.connector", "Progress": "engine.routes.export"}
+_LAZY = {"transfer": "engine.adhoc", "export": "engine.adhoc", "stream": "engine.adhoc", "run_connector": "engine.connector", "Progress": "engine.results"}
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # who calls decides whether and where anything is logged
 
 

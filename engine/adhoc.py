@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-from engine import jobs, registry
+from engine import ends, jobs, registry
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.results import RunResult
-    from engine.routes.export import Progress
+    from engine.results import Progress, RunResult
 
 
 def export(
@@ -90,10 +89,67 @@ def export(
         **_given(format=format, compression=compression, max_file_rows=max_file_rows, max_file_mb=max_file_mb),
         **_given(delimiter=delimiter, header=header, null=null, unrepresentable=unrepresentable),
         **_numeric(numeric, numeric_default),
-        "filename": filename,
+        **_given(filename=filename),
     }
     destination = {**place, **(dest_options or {}), **_given(chunk_size_mb=chunk_size_mb, if_exists=if_exists, endpoint_url=endpoint_url)}
     return jobs.export_job(registry.POSTGRES, source, kind, destination).run(on_progress)
+
+
+def transfer(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    pattern: str | None = None,
+    delete_source: bool = False,
+    if_exists: str | None = None,
+    flatten: bool = False,
+    files_in_flight: int | None = None,
+    verify: str | None = None,
+    min_age: float | None = None,
+    limit_rate_mb: float | None = None,
+    dry_run: bool = False,
+    source_options: Mapping[str, Any] | None = None,
+    dest_options: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Copy or move files between folders, S3 and SFTP, and to REST endpoints, byte for byte.
+
+    Args:
+        source: A file or a folder: a path, `file://…`, `s3://bucket/key` or `sftp://user@host:port/path`.
+        target: The same, or `https://…`. One file goes to a new name if `target` does not end in `/` and no folder stands there; all else goes into a folder.
+        pattern: Which files of a folder: `*` (default) is those directly in it, `**/*` all.
+        delete_source: Move: delete each source after its verified delivery.
+        if_exists: `replace` (default), `skip` or `fail`, for files that stand at the target.
+        flatten: Drop the folders below `source`.
+        files_in_flight: Files under way at once, at most.
+        verify: The least level of verification: `size`, `checksum` or `read-back`. Default: what costs no second read.
+        min_age: Seconds since its last modification that a file must have been left alone; younger ones are left.
+        limit_rate_mb: MB (1,000,000 bytes) per second, of all files together.
+        dry_run: Say what would be done.
+        source_options: Any key of the source.
+        dest_options: Any key of the destination.
+        on_progress: Called in this thread several times a second.
+
+    Returns:
+        What became of each file, with bytes and seconds.
+
+    Raises:
+        PartlyFailed: Some files were not delivered; its `result` tells of each.
+        FerryError: Nothing was moved.
+
+    Example:
+        >>> engine.transfer("/data/out", "s3://study/2024/", pattern="*.csv", delete_source=True)  # doctest: +SKIP
+    """
+    came, goes = ends.end(source), ends.end(target)
+    if came.kind == registry.REST:
+        raise ConfigurationError("a REST endpoint is no source of files; it can be the target")
+    route = _given(if_exists=if_exists, files_in_flight=files_in_flight, verify=verify, min_age=min_age, limit_rate_mb=limit_rate_mb)
+    source_config = {**came.config, **(source_options or {}), **_given(file_pattern=pattern)}
+    dest_config = {**goes.config, **(dest_options or {}), **route, **({"flatten": True} if flatten else {})}
+    dest_config["delete_source"] = delete_source or dest_config.get("delete_source", source_config.get("delete_source", False))
+    job = jobs.transfer_job(came.kind, source_config, goes.kind, dest_config)
+    orders = replace(job.orders, base=came.leaf, target=goes.leaf, target_is_folder=goes.is_folder, dry_run=dry_run)
+    return replace(job, orders=orders).run(on_progress)
 
 
 @contextlib.contextmanager
@@ -153,19 +209,11 @@ def _numeric(columns: Mapping[str, Any] | Sequence[str] | None, default: str | t
     return {"numeric": [*([columns] if isinstance(columns, str) else columns or []), f"*={text}"]}
 
 
-def _target(target: str | os.PathLike[str]) -> tuple[str, dict[str, Any], str]:
+def _target(target: str | os.PathLike[str]) -> tuple[str, dict[str, Any], str | None]:
     """Type code, configuration and file name of a target."""
-    text = os.fspath(target)
-    scheme = urlsplit(text).scheme if "://" in text else ""
-    if scheme == "s3":
-        bucket, _, key = text.removeprefix("s3://").partition("/")
-        prefix, _, filename = key.rpartition("/")
-        if not bucket or not filename:
-            raise ConfigurationError(f"{text!r}: an S3 target is s3://bucket/key, and the key ends in the file's name")
-        return registry.S3, {"bucket": bucket, **({"path": prefix} if prefix else {})}, filename
-    if scheme not in ("", "file"):
-        raise ConfigurationError(f"{text!r}: a target is a path, file://… or s3://bucket/key; {scheme}:// is not known")
-    path = Path(unquote(urlsplit(text).path) if scheme else text).expanduser()
-    if text.endswith("/") or path.is_dir():
-        raise ConfigurationError(f"{text!r} is a folder; name the file in it, such as {Path(text) / 'export.csv'}")
-    return registry.FOLDER, {"path": str(path.absolute().parent)}, path.name
+    place = ends.end(target)
+    if place.kind == registry.REST:
+        return place.kind, place.config, None
+    if place.is_folder or (place.kind == registry.FOLDER and Path(place.config["path"], place.leaf).is_dir()):
+        raise ConfigurationError(f"{os.fspath(target)!r} is a folder; name the file in it, such as {os.fspath(target).rstrip('/')}/export.csv")
+    return place.kind, place.config, place.leaf

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine import jobs, layers, workers
-from engine.control import connectors
+from engine.control import connectors, host_keys
 from engine.errors import ConfigurationError, FerryError
+from engine.results import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.control.connectors import StoredConnector
     from engine.control.database import ControlDatabase
+    from engine.protocols import FileStore, SendsBody
+    from engine.registry import PinnedKeys
 
 COLUMNS_SHOWN = 8
 
@@ -38,17 +41,20 @@ class Checked:
     exit_code: int = 0
 
 
-def validate(stored: StoredConnector) -> jobs.ExportJob:
+def validate(stored: StoredConnector, pinned: PinnedKeys | None = None) -> jobs.Job:
     """The job of a connector, with nothing opened.
 
     Raises:
         ConfigurationError: What is wrong with it.
     """
-    return jobs.connector_job(layers.merged_connector(stored))
+    return jobs.connector_job(layers.merged_connector(stored), pinned=pinned)
 
 
 def check(control: ControlDatabase, connector_id: int, *, offline: bool = False) -> Checked:
-    """Validate a connector and, unless `offline`, try both of its ends: the query is planned and not run, the destination is probed and left as it is."""
+    """Validate a connector and, unless `offline`, try both of its ends.
+
+    The query is planned and not run, or the files are listed; the destination is probed and left as it is.
+    """
     try:
         return _checked(control, connector_id, offline=offline)
     except FerryError as error:
@@ -57,7 +63,11 @@ def check(control: ControlDatabase, connector_id: int, *, offline: bool = False)
 
 def _checked(control: ControlDatabase, connector_id: int, *, offline: bool) -> Checked:
     stored = workers.call(lambda: connectors.read_connector(control, connector_id))
-    job = validate(stored)
+    job = validate(stored, lambda host, port: host_keys.pinned(control, host, port))
+    return _checked_export(connector_id, job, offline=offline) if isinstance(job, jobs.ExportJob) else _checked_transfer(connector_id, job, offline=offline)
+
+
+def _checked_export(connector_id: int, job: jobs.ExportJob, *, offline: bool) -> Checked:
     path = job.target.name(1)
     place = f"{job.store.url(path)}" + (" and further numbered files" if job.target.chunked else "")
     if offline:
@@ -68,8 +78,7 @@ def _checked(control: ControlDatabase, connector_id: int, *, offline: bool) -> C
     with _noted(problems, "destination"):
         standing = workers.call(lambda: _try_destination(job, path))
     if problems:
-        text = "; ".join(f"{end}: {error}" for end, error in problems.items())
-        return Checked(connector_id, f"connector {connector_id}: {text}", exit_code=min(error.exit_code for error in problems.values()))
+        return _refused(connector_id, problems)
     if standing and job.target.exists == "skip":
         return Checked(connector_id, None, f"would leave {job.store.url(path)} as it is, and read nothing (if_exists: skip)", (*job.notes, *job.store.notes))
     count = f"{len(rows.columns)} column{'' if len(rows.columns) == 1 else 's'}"
@@ -77,6 +86,33 @@ def _checked(control: ControlDatabase, connector_id: int, *, offline: bool) -> C
     about = f", about {rows.estimated_rows:,} rows" if rows.estimated_rows is not None else ""
     would = f"would write {place}{' (replacing the one that is there)' if standing else ''}: {count} ({columns}){about} from {rows.where}"
     return Checked(connector_id, None, would, (*job.notes, *rows.notes, *job.store.notes))
+
+
+def _checked_transfer(connector_id: int, job: jobs.TransferJob, *, offline: bool) -> Checked:
+    pattern, verb = job.orders.pattern, "move" if job.orders.delete_source else "copy"
+    ways = f"{_root(job.source)}/{pattern} to {_root(job.store)}"
+    if offline:
+        return Checked(connector_id, None, f"would {verb} {ways} (neither end was tried)", (*job.notes, *job.source.notes, *job.store.notes))
+    problems: dict[str, FerryError] = {}
+    with contextlib.closing(job.source), contextlib.closing(job.store):
+        with _noted(problems, "source"):
+            files = workers.call(lambda: list(job.source.list(pattern)))
+        with _noted(problems, "destination"):
+            workers.call(lambda: job.store.probe("ferry-probe"))
+    if problems:
+        return _refused(connector_id, problems)
+    count = f"{len(files):,} file{'' if len(files) == 1 else 's'}, {human_bytes(sum(file.size for file in files))}"
+    return Checked(connector_id, None, f"would {verb} {ways}: {count} by now", (*job.notes, *job.source.notes, *job.store.notes))
+
+
+def _root(end: FileStore | SendsBody) -> str:
+    """How an end's root is shown."""
+    return end.url("*").removesuffix("/*")
+
+
+def _refused(connector_id: int, problems: dict[str, FerryError]) -> Checked:
+    text = "; ".join(f"{end}: {error}" for end, error in problems.items())
+    return Checked(connector_id, f"connector {connector_id}: {text}", exit_code=min(error.exit_code for error in problems.values()))
 
 
 @contextlib.contextmanager

@@ -20,15 +20,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine import jobs, layers, reaper, workers
-from engine.control import connectors, leases, runs
+from engine.control import connectors, host_keys, leases, runs
 from engine.control.database import ControlDatabase
-from engine.errors import FerryError, Interrupted, ProcessingError, describe, frames
+from engine.errors import FerryError, Interrupted, PartlyFailed, ProcessingError, describe, frames
 from engine.results import RunResult, delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.routes.export import Progress
+    from engine.results import FileResult, Progress
 
 _log = logging.getLogger("engine")
 FILES_IN_SUMMARY = 20
@@ -112,7 +112,9 @@ class Steps:
     update_run_record: Callable[[int, str, int, str], None] = update_run_record
 
 
-def run(connector_id: int, flow_run_id: str | None = None, *, steps: Steps | None = None, observer: Observer | None = None) -> dict[str, Any]:
+def run(
+    connector_id: int, flow_run_id: str | None = None, *, steps: Steps | None = None, observer: Observer | None = None, redeliver: bool = False
+) -> dict[str, Any]:
     """Run a connector from its record's beginning to its record's end.
 
     Args:
@@ -120,12 +122,13 @@ def run(connector_id: int, flow_run_id: str | None = None, *, steps: Steps | Non
         flow_run_id: Prefect's, for correlation; a new UUID where there is none.
         steps: What to call for each step.
         observer: Who is told how it goes.
+        redeliver: Send files again that the ledger says are delivered.
 
     Returns:
         What `run_dlt_pipeline` returned, and `run_id` (None where the record could not be made).
 
     Raises:
-        BaseException: Only what stops a process (Ctrl-C, SIGTERM, Prefect's cancellation); the record says `cancelled:` then.
+        BaseException: Only what stops a process (Ctrl-C, SIGTERM, Prefect's cancellation); the record says `cancelled:` then, unless everything was delivered.
     """
     steps, flow_run_id = steps or Steps(), flow_run_id or str(uuid.uuid4())
     told = _observer.set(observer or Observer())
@@ -134,7 +137,7 @@ def run(connector_id: int, flow_run_id: str | None = None, *, steps: Steps | Non
     try:
         reaper.before_run(connector_id)
         run_id = _begin(steps, connector_id, flow_run_id)
-        outcome = _work(steps, connector_id, run_id, flow_run_id)
+        outcome = _work(steps, connector_id, {"run_id": run_id, "prefect_flow_run_id": flow_run_id, "redeliver": redeliver})
         _end(steps, run_id, outcome)
     except BaseException as stop:
         _end(Steps(), run_id, outcome or _stopped(connector_id, run_id, stop))
@@ -144,12 +147,13 @@ def run(connector_id: int, flow_run_id: str | None = None, *, steps: Steps | Non
     return {**outcome, "run_id": run_id}
 
 
-def run_connector(connector_id: int, *, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
+def run_connector(connector_id: int, *, redeliver: bool = False, on_progress: Callable[[Progress], None] | None = None) -> RunResult:
     """Run a connector of the control database (`DATABASE_URL`), without Prefect.
 
     Args:
         connector_id: `cai_connectors.id`.
-        on_progress: Called in this thread after each batch.
+        redeliver: Send files again that were delivered before and have not changed since.
+        on_progress: Called in this thread as it goes.
 
     Returns:
         What was delivered; `status` is `skipped`, and `notes` name the holder, when another run of the connector is under way.
@@ -162,7 +166,7 @@ def run_connector(connector_id: int, *, on_progress: Callable[[Progress], None] 
     """
     started, told = time.monotonic(), _Told(on_progress)
     ControlDatabase().close()  # a DATABASE_URL that is missing or malformed is the caller's to see, not a warning
-    outcome = run(connector_id, observer=told)
+    outcome = run(connector_id, observer=told, redeliver=redeliver)
     if told.error is not None:
         raise told.error
     if told.result is None:
@@ -199,12 +203,12 @@ def _begin(steps: Steps, connector_id: int, flow_run_id: str) -> int | None:
     return run_id
 
 
-def _work(steps: Steps, connector_id: int, run_id: int | None, flow_run_id: str) -> dict[str, Any]:
+def _work(steps: Steps, connector_id: int, more: Mapping[str, Any]) -> dict[str, Any]:
     try:
         config = steps.read_connector_config(connector_id)
-        return steps.run_dlt_pipeline({**config, "run_id": run_id, "prefect_flow_run_id": flow_run_id})
+        return steps.run_dlt_pipeline({**config, **more})
     except Exception as error:  # noqa: BLE001 - as in run_dlt_pipeline
-        return _failure(connector_id, run_id, error)
+        return _failure(connector_id, more["run_id"], error)
 
 
 def _end(steps: Steps, run_id: int | None, outcome: Mapping[str, Any]) -> None:
@@ -225,7 +229,7 @@ def _end(steps: Steps, run_id: int | None, outcome: Mapping[str, Any]) -> None:
 
 def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
     connector_id, run_id = config["connector_id"], config.get("run_id")
-    job = jobs.connector_job(config)
+    job = jobs.connector_job(config, pinned=_pinned_keys, redeliver=config.get("redeliver", False))
     claim = _claimed(connector_id, run_id, config.get("prefect_flow_run_id"))
     if isinstance(claim, leases.Holder):
         summary = f"skipped: connector {connector_id} is being run by {claim}"
@@ -242,7 +246,13 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         result = replace(result, notes=(*result.notes, *control.notes))
     _say_delivered(connector_id, run_id, result)
     observer.finished(result)
-    return {"status": "success", "rows_ingested": result.rows, "log_summary": _summary(result)}
+    return {"status": "success", "rows_ingested": result.ingested, "log_summary": _summary(result)}
+
+
+def _pinned_keys(host: str, port: int) -> list[str]:
+    """SSH host keys that somebody trusts, asked for when an SFTP server is met."""
+    with ControlDatabase() as control:
+        return host_keys.pinned(control, host, port)
 
 
 def _claimed(connector_id: int, run_id: int | None, flow_run_id: str | None) -> leases.Lease | leases.Holder:
@@ -259,10 +269,17 @@ def _claimed(connector_id: int, run_id: int | None, flow_run_id: str | None) -> 
 def _say_delivered(connector_id: object, run_id: object, result: RunResult) -> None:
     ids = {"connector": connector_id, "run": run_id}
     for file in result.files:
-        _say(f"file {file.state}", **ids, path=file.path, rows=file.rows, bytes=file.bytes, sha256=file.sha256, verified=file.verified)
+        _say_file(ids, file)
     for note in result.notes:
         _say("note", **ids, text=note)
-    _say("run ends", **ids, status="success", rows=result.rows, bytes=result.bytes, seconds=round(result.seconds, 2))
+    _say("run ends", **ids, status="success", **{result.counts: result.ingested}, bytes=result.bytes, seconds=round(result.seconds, 2))
+
+
+def _say_file(ids: dict[str, object], file: FileResult) -> None:
+    facts: dict[str, object] = {"path": file.path, "rows": file.rows, "bytes": file.bytes, "sha256": file.sha256, "verified": file.verified}
+    if file.source is not None:
+        facts = {"source": file.source, **facts, "source_deleted": file.source_deleted, **({"error": file.error} if file.error else {})}
+    _say(f"file {file.state}", **ids, **facts)
 
 
 def _say(event: str, **facts: object) -> None:
@@ -272,9 +289,7 @@ def _say(event: str, **facts: object) -> None:
 
 
 def _summary(result: RunResult) -> str:
-    shown = replace(result, files=result.files[:FILES_IN_SUMMARY])
-    more = len(result.files) - FILES_IN_SUMMARY
-    return str(shown) + (f"\n… and {more:,} more files (ferry runs show)" if more > 0 else "")
+    return result.summary(FILES_IN_SUMMARY)
 
 
 def _failure(connector_id: object, run_id: object, error: Exception) -> dict[str, Any]:
@@ -282,7 +297,22 @@ def _failure(connector_id: object, run_id: object, error: Exception) -> dict[str
     ours = error if isinstance(error, FerryError) else ProcessingError(describe(error))
     _log.error("connector %s: run %s failed: %s\n%s", connector_id, run_id, ours, frames(error))
     _observer.get().failed(ours)
-    return {"status": "failed", "rows_ingested": 0, "log_summary": str(ours)}
+    if isinstance(ours, PartlyFailed) and ours.result is not None:
+        for file in ours.result.files:
+            _say_file({"connector": connector_id, "run": run_id}, file)
+        return {"status": "failed", "rows_ingested": ours.result.ingested, "log_summary": f"{ours}\n{_summary(ours.result)}"}
+    return {"status": "failed", "rows_ingested": _delivered_before(run_id), "log_summary": str(ours)}
+
+
+def _delivered_before(run_id: object) -> int:
+    """What a run had delivered when it was ended, by its ledger."""
+    if not isinstance(run_id, int):
+        return 0
+    try:
+        with ControlDatabase() as control:
+            return runs.delivered_count(control, run_id)
+    except FerryError:
+        return 0  # the record says what went wrong; the ledger keeps the rest
 
 
 def _stopped(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
@@ -291,13 +321,14 @@ def _stopped(connector_id: int, run_id: int | None, stop: BaseException) -> dict
     if result is None:
         return _cancelled(connector_id, run_id, stop)
     _say_delivered(connector_id, run_id, result)
-    return {"status": "success", "rows_ingested": result.rows, "log_summary": _summary(result)}
+    _observer.get().finished(result)
+    return {"status": "success", "rows_ingested": result.ingested, "log_summary": _summary(result)}
 
 
 def _cancelled(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
     summary = f"cancelled: {_why(stop)}; what was not finished is removed"
     _log.warning("connector %s: run %s %s", connector_id, run_id, summary)
-    return {"status": "failed", "rows_ingested": 0, "log_summary": summary}
+    return {"status": "failed", "rows_ingested": _delivered_before(run_id), "log_summary": summary}
 
 
 def _why(stop: BaseException) -> str:

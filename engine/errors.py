@@ -10,7 +10,9 @@ FerryError                      .transient says whether trying again can help
 │  ├─ UnrepresentableValue      a value that its Parquet type cannot hold
 │  ├─ IntegrityError            sizes, counts or checksums disagree
 │  ├─ TransferFailed            a store refused or broke off
-│  │  └─ OutcomeUnknown         the answer was lost: nobody can say whether the file was taken
+│  │  ├─ FileChanged            another version stands there than the one that was listed
+│  │  ├─ OutcomeUnknown         the answer was lost: nobody can say whether the file was taken
+│  │  └─ PartlyFailed           some files of a transfer were not delivered
 │  └─ LeaseLost                 the run's claim on its connector ended before the run
 ├─ ResourceError                disk full, memory limit, permission
 └─ Interrupted                  Ctrl-C or SIGTERM: not a failure of ours, cleaned up after
@@ -29,6 +31,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from engine.results import RunResult
 
 
 class FerryError(Exception):
@@ -87,6 +91,22 @@ class IntegrityError(ProcessingError):
 
 class TransferFailed(ProcessingError):
     """A store refused, or broke off, a read or a write."""
+
+
+class FileChanged(TransferFailed):
+    """Another version of a file stands there than the one that was listed: it is left for the next run."""
+
+
+class PartlyFailed(TransferFailed):
+    """Some files of a transfer were not delivered, or their sources not deleted.
+
+    Attributes:
+        result: What became of each file; None where only the message is told on.
+    """
+
+    def __init__(self, message: str, result: RunResult | None = None, *, transient: bool = False) -> None:
+        super().__init__(message, transient=transient)
+        self.result = result
 
 
 class OutcomeUnknown(TransferFailed):

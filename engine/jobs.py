@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from engine import registry
 from engine.errors import ConfigurationError
 from engine.options import MIB, Options
+from engine.protocols import SendsBody
+from engine.results import Verification  # noqa: TC001 - pydantic reads the annotation
 from engine.routes import export as route
+from engine.routes import transfer as transfer_route
+from engine.routes.transfer_plan import FILES_IN_FLIGHT, Orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.protocols import Format, Journal, RowSource
-    from engine.results import RunResult
+    from engine.protocols import FileSource, Format, Journal, RowSource
+    from engine.registry import PinnedKeys
+    from engine.results import Progress, RunResult
+    from engine.routes.transfer_plan import Store
 
 _SUFFIXES = {
     ".csv": ("csv", "none"),
@@ -31,17 +40,27 @@ ROW_GROUP_BYTES = 24 * MIB
 
 
 class RouteOptions(Options):
-    """Keys of a destination that speak to the route, not to the store (CONFIGURATION: "Every transfer").
+    """Keys that speak to the route, not to a store, and may stand at either end (CONFIGURATION: "Every transfer"); the destination's wins.
 
     Attributes:
-        if_exists: What to do when the file stands there already.
+        if_exists: What to do when a file stands there already.
+        verify: The least level of verification; without it, what costs no second read.
         chunk_size_mb: MiB of one part of a multipart upload; the source's counts where this is missing.
+        delete_source: Move. Default: true from S3 to S3 and to REST endpoints, false for every other pair (specification 5.2, 6.5).
+        flatten: Drop the folders below the source's path.
+        files_in_flight: Files under way at once, at most.
+        min_age: Seconds since its last modification that a source file must have been left alone.
+        limit_rate_mb: MB (1,000,000 bytes) per second, of all files together.
     """
 
-    other_routes: ClassVar[frozenset[str]] = frozenset({"delete_source", "flatten", "verify", "files_in_flight", "min_age", "limit_rate_mb"})
-
     if_exists: Literal["replace", "skip", "fail"] = "replace"
+    verify: Verification | None = None
     chunk_size_mb: int | None = None
+    delete_source: bool | None = None
+    flatten: bool = False
+    files_in_flight: Annotated[int, Field(ge=1, le=64)] = FILES_IN_FLIGHT
+    min_age: Annotated[float, Field(ge=0)] = 0.0
+    limit_rate_mb: Annotated[float, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,35 +73,133 @@ class ExportJob:
     target: route.Target
     notes: tuple[str, ...] = ()
 
-    def run(self, on_progress: Callable[[route.Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
+    def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.export.export`."""
         result = route.export(self.source, self.layout, self.store, self.target, journal=journal, on_progress=on_progress)
         return replace(result, notes=(*self.notes, *result.notes))
 
 
-def connector_job(config: Mapping[str, Any]) -> ExportJob:
+@dataclass(frozen=True, slots=True)
+class TransferJob:
+    """A transfer that is known to be possible as far as can be known without opening anything."""
+
+    source: FileSource
+    store: Store | SendsBody
+    orders: Orders
+    notes: tuple[str, ...] = ()
+
+    def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
+        """Do it; see `engine.routes.transfer.transfer`."""
+        with contextlib.closing(self.source), contextlib.closing(self.store):
+            result = transfer_route.transfer(self.source, self.store, self.orders, journal=journal, on_progress=on_progress)
+        return replace(result, notes=(*self.notes, *result.notes))
+
+
+Job = ExportJob | TransferJob
+
+
+def connector_job(config: Mapping[str, Any], *, pinned: PinnedKeys | None = None, redeliver: bool = False) -> Job:
     """The job of a connector, by the types of its ends.
 
     Args:
         config: As `engine.layers.merged_connector` gives it: `connector_id, connector_name, source_type, source_config, destination_type, destination_config`.
+        pinned: SSH host keys that somebody trusts, by host and port.
+        redeliver: Send files again that the ledger says are delivered.
 
     Raises:
         ConfigurationError: An end that is not possible, or options that are wrong; names the connector.
     """
     where = f"connector {config['connector_id']}: "
-    kind = registry.kind_of(config["source_type"], config["source_config"], where=f"{where}source")
-    if kind != registry.POSTGRES:
-        raise ConfigurationError(f"{where}this version runs connectors whose source is a database; its source is {config['source_type']!r}")
     ends = (config["source_type"], config["source_config"], config["destination_type"], config["destination_config"])
     try:
-        return export_job(*ends, name=config["connector_name"], where=where)
+        if registry.kind_of(ends[0], ends[1], where=f"{where}source") == registry.POSTGRES:
+            return export_job(*ends, name=config["connector_name"], where=where, pinned=pinned)
+        job = transfer_job(*ends, where=where, pinned=pinned)
     except ConfigurationError as error:
         text = str(error)
         raise ConfigurationError(text if text.startswith(where) else where + text) from None
+    return replace(job, orders=replace(job.orders, redeliver=redeliver))
+
+
+def transfer_job(
+    source_type: str,
+    source_config: Mapping[str, Any],
+    destination_type: str,
+    destination_config: Mapping[str, Any],
+    *,
+    where: str = "",
+    pinned: PinnedKeys | None = None,
+) -> TransferJob:
+    """Validate both ends of a transfer.
+
+    Args:
+        source_type: A type code for a store.
+        source_config: Its merged configuration.
+        destination_type: A type code for a store or a REST endpoint.
+        destination_config: Its merged configuration.
+        where: What messages about an end begin with.
+        pinned: As in `connector_job`.
+
+    Raises:
+        ConfigurationError: All that is wrong with one end, at once; a pair that is not possible.
+    """
+    kinds = (
+        registry.kind_of(source_type, source_config, where=f"{where}source"),
+        registry.kind_of(destination_type, destination_config, where=f"{where}destination"),
+    )
+    if kinds[1] == registry.POSTGRES:
+        raise ConfigurationError(f"{where}this version loads no files into a database; a source of files needs a store or a REST endpoint as its destination")
+    ours = RouteOptions.known_keys()
+    keys = {key: value for key, value in source_config.items() if key in ours and value is not None}
+    keys.update({key: value for key, value in destination_config.items() if key in ours and value is not None})
+    asked = RouteOptions.parse(keys, where=f"{where}destination")
+    ends = [{key: value for key, value in config.items() if key not in ours} for config in (source_config, destination_config)]
+    notes = _with_chunk_size(asked.chunk_size_mb, kinds, ends)
+    options = _options("source", kinds[0], ends[0], where)
+    source = registry.store(kinds[0], options, pinned)
+    store = registry.store(kinds[1], _options("destination", kinds[1], ends[1], where), pinned)
+    if asked.verify is not None and isinstance(store, SendsBody) and asked.verify != "accepted":
+        raise ConfigurationError(f"{where}destination: 'verify' {asked.verify}: a REST endpoint says that it accepted a file, and cannot be asked for more")
+    is_move = asked.delete_source
+    if is_move is None:
+        is_move = kinds in {(registry.S3, registry.S3), (registry.S3, registry.REST)}
+    orders = Orders(
+        pattern=options.file_pattern,
+        exists=asked.if_exists,
+        flatten=asked.flatten,
+        delete_source=is_move,
+        verify=asked.verify,
+        files_in_flight=asked.files_in_flight,
+        min_age=asked.min_age,
+        bytes_per_second=asked.limit_rate_mb and asked.limit_rate_mb * 1_000_000,
+    )
+    return TransferJob(source, store, orders, notes)
+
+
+def _with_chunk_size(chunk_size_mb: int | None, kinds: tuple[str, str], ends: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Give the part size to the store that uploads in parts; a remark if there is none."""
+    if chunk_size_mb is None:
+        return ()
+    if kinds[1] == registry.S3:
+        ends[1]["chunk_size_mb"] = chunk_size_mb
+        return ()
+    return ("chunk_size_mb has no effect: nothing is uploaded in parts",)
+
+
+def _options(role: registry.Role, kind: str, config: Mapping[str, Any], where: str) -> Any:
+    place = f"{where}{role}"
+    return registry.options_class(kind, role, where=place).parse(config, where=place, beside=RouteOptions.known_keys())
 
 
 def export_job(
-    source_type: str, source_config: Mapping[str, Any], destination_type: str, destination_config: Mapping[str, Any], *, name: str = "export", where: str = ""
+    source_type: str,
+    source_config: Mapping[str, Any],
+    destination_type: str,
+    destination_config: Mapping[str, Any],
+    *,
+    name: str = "export",
+    where: str = "",
+    pinned: PinnedKeys | None = None,
 ) -> ExportJob:
     """Validate both ends of an export.
 
@@ -93,6 +210,7 @@ def export_job(
         destination_config: Its merged configuration.
         name: The connector's name; names the file when the source does not.
         where: What messages about an end begin with.
+        pinned: As in `connector_job`.
 
     Raises:
         ConfigurationError: All that is wrong with one end, at once.
@@ -109,20 +227,21 @@ def export_job(
     elif chunk_size_mb is not None and asked.chunk_size_mb is not None:
         notes = ("chunk_size_mb has no effect: nothing is uploaded in parts",)
     max_bytes = int(options.max_file_mb * MIB) if options.max_file_mb else None
-    store: route.Store = registry.store(store_kind, registry.store_options(store_kind, rest, where=f"{where}destination", beside=RouteOptions.known_keys()))
-    target = route.Target(_filename(options, name), suffix, options.max_file_rows, max_bytes, asked.if_exists)
+    store: route.Store = registry.store(store_kind, _options("destination", store_kind, rest, where), pinned)
+    target = route.Target(_filename(options, name), suffix, options.max_file_rows, max_bytes, asked.if_exists, asked.verify)
     store.url(target.name(1))  # a path that the store does not take is refused here, before anything is opened
     return ExportJob(registry.row_source(source_kind, options), _format(layout_name, compression, options, max_bytes), store, target, notes)
 
 
-def destination_store(destination_type: str, destination_config: Mapping[str, Any], *, where: str) -> route.Store:
+def destination_store(destination_type: str, destination_config: Mapping[str, Any], *, where: str, pinned: PinnedKeys | None = None) -> route.Store:
     """The store of a destination alone, nothing opened.
 
     Raises:
         ConfigurationError: Its options are wrong.
     """
     kind = registry.kind_of(destination_type, destination_config, where=where)
-    store: route.Store = registry.store(kind, registry.store_options(kind, _split(destination_config, where)[1], where=where))
+    options = registry.options_class(kind, "destination", where=where).parse(_split(destination_config, where)[1], where=where)
+    store: route.Store = registry.store(kind, options, pinned)
     return store
 
 

@@ -99,6 +99,26 @@ def _characters(inside: str) -> str:
     return out
 
 
+def escaped(path: str) -> str:
+    """A pattern that matches this path alone.
+
+    Example:
+        >>> escaped("a[1].csv")
+        'a[[]1].csv'
+    """
+    return re.sub(r"([*?\[])", r"[\1]", path)
+
+
+def join_pattern(folder: str, pattern: str) -> str:
+    """A pattern over the paths below `folder`, which is meant as it is written.
+
+    Example:
+        >>> join_pattern("2024 [old]", "**/*.csv")
+        '2024 [[]old]/**/*.csv'
+    """
+    return f"{escaped(folder)}/{pattern}" if folder else pattern
+
+
 def fixed_folder(pattern: str) -> str:
     """The folders in front of the first wildcard, `a/b/` or nothing: where a listing may begin."""
     wild = re.search(r"[*?\[]", pattern)

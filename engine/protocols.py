@@ -6,12 +6,13 @@ suite below `tests/conformance/` that every implementation passes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, runtime_checkable
 
 from engine.paths import File
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import pyarrow as pa
@@ -50,6 +51,7 @@ class FileStore(Protocol):
     """What sources and destinations of files have in common."""
 
     notes: list[str]  # what a user should read in the summary: unencrypted traffic, ignored options
+    has_folders: bool  # whether folders exist by themselves; else (S3) only as parts of names
 
     def url(self, path: str) -> str:
         """How the file is shown to people and found again: an absolute path, `s3://bucket/key` …; no secrets."""
@@ -61,7 +63,7 @@ class FileStore(Protocol):
         """The file that stands at `path` now, or None."""
 
     def is_folder(self, path: str) -> bool:
-        """Whether something stands below `path`, or an empty folder stands there. Blocking."""
+        """Whether something stands below `path` (empty: the root), or an empty folder stands there. Blocking."""
 
     def close(self) -> None:
         """Give back connections; the store may be used again."""
@@ -70,8 +72,8 @@ class FileStore(Protocol):
 class FileSource(FileStore, Protocol):
     """A place that files come from."""
 
-    def list(self, pattern: str) -> Iterator[FileInfo]:
-        """Files that match, lazily, ordered by the bytes of the relative path. `*`, `?`, `[…]` never cross `/`; `**/` does."""
+    def list(self, pattern: str, *, ordered: bool = True) -> Iterator[FileInfo]:
+        """Files that match, lazily, ordered (unless not wanted) by the bytes of the relative path. `*`, `?`, `[…]` never cross `/`; `**/` does."""
 
     def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> AbstractContextManager[BinaryIO]:
         """Bytes `start … start + length` of exactly the version that was listed; another version is an error, an early end too."""
@@ -146,6 +148,9 @@ class SendsBody(Protocol):
     def probe(self, path: str) -> None:
         """Whether the endpoint can be reached; sends no file."""
 
+    def close(self) -> None:
+        """As `FileStore.close`."""
+
 
 class Encoder(Protocol):
     """Turns the batches of one export into the bytes of one file after another. It does no I/O but the file it is given."""
@@ -175,6 +180,15 @@ class Format(Protocol):
         """An encoder for rows of this schema; raises `ConfigurationError` when the layout cannot hold it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The last that the ledger knows of a source file at one destination."""
+
+    id: int
+    state: LedgerState
+    version: str  # of the source file
+
+
 class Journal(Protocol):
     """The ledger of one run, as a route sees it: each row is written before the side effect that it tells of."""
 
@@ -193,3 +207,6 @@ class Journal(Protocol):
         Raises:
             LeaseLost: The run may not go on: another may be at work on the same files.
         """
+
+    def earlier(self, sources: Sequence[str]) -> Mapping[tuple[str, str], Earlier]:
+        """What earlier runs did with these files of the source, by source path and destination URL."""

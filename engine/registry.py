@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from engine.options import Options
 
 Role = Literal["source", "destination"]
+PinnedKeys = Callable[[str, int], Sequence[str]]
 POSTGRES = "postgres"
 S3 = "s3"
 FOLDER = "filesystem"
@@ -99,14 +101,10 @@ def row_source(kind: str, options: Options) -> Any:
     return _ROW_SOURCES[kind][1].load()(options)
 
 
-def store_options(kind: str, config: Mapping[str, Any], *, where: str, beside: Iterable[str] = ()) -> Any:
-    """Checked options of a store; `beside` as in `Options.parse`."""
-    return _options(_STORES, kind, config, where, beside)
-
-
-def store(kind: str, options: Options) -> Any:
-    """A store, nothing opened."""
-    return _STORES[kind][1].load()(options)
+def store(kind: str, options: Options, pinned: PinnedKeys | None = None) -> Any:
+    """A store, or what takes bodies; nothing opened. `pinned` tells which SSH host keys somebody trusts, by host and port."""
+    made = _STORES[kind][1].load()
+    return made(options, pinned) if kind == SFTP else made(options)
 
 
 def file_format(name: str) -> Any:

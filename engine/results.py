@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +13,11 @@ Verification = Literal["accepted", "size", "checksum", "read-back"]
 LEVELS: tuple[Verification, ...] = ("accepted", "size", "checksum", "read-back")
 """How far a delivery is known to be right, the weakest first: a success status; the destination reports our size; it confirms our checksums, or its bytes
 hash to ours by its own reckoning; its bytes were read back."""
-FileState = Literal["written", "replaced", "skipped"]
-LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded", "deleting", "deleted", "swept", "ambiguous"]
+FileState = Literal["written", "replaced", "skipped", "already delivered", "left", "planned", "failed", "ambiguous"]
+LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded", "deleting", "deleted", "swept", "ambiguous", "removing source", "moved"]
+DELIVERED: tuple[FileState, ...] = ("written", "replaced")
 _DELIVERED = "ferry_delivered"
+MOST_SHOWN = 50
 RunStatus = Literal["success", "skipped"]
 
 
@@ -55,8 +58,42 @@ class RowsDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is; what is not known is None.
+
+    Attributes:
+        rows: Rows so far; 0 where files are moved.
+        bytes: Bytes so far, as they go into files.
+        files: Files begun (export) or dealt with (transfer).
+        estimated_rows: The server's guess at all rows.
+        total_bytes: Bytes of all files that are to be moved.
+        total_files: How many these are.
+    """
+
+    rows: int
+    bytes: int
+    files: int
+    estimated_rows: int | None = None
+    total_bytes: int | None = None
+    total_files: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FileResult:
-    """One file of a run: where it stands, how large it is, and how it was verified."""
+    """One file of a run: where it stands, how large it is, and how it was verified.
+
+    Attributes:
+        path: Where it stands: a path or URL.
+        bytes: Its size.
+        rows: None where files are moved and nobody has counted.
+        sha256: Hex digest; None where no byte passed through us.
+        state: What became of it. `left`: for the next run, since it is too young, or changed while it was read.
+        verified: The level reached; None where nothing was delivered.
+        reported: What the destination says: ETag, version ….
+        source: Where it came from, for a transfer.
+        source_deleted: Whether it is gone from there (a move).
+        error: Why it was not delivered, or its source not deleted.
+    """
 
     path: str
     bytes: int
@@ -65,6 +102,19 @@ class FileResult:
     state: FileState = "written"
     verified: Verification | None = None
     reported: dict[str, str] = field(default_factory=dict)
+    source: str | None = None
+    source_deleted: bool = False
+    error: str | None = None
+
+    def __str__(self) -> str:
+        """One line."""
+        size = human_bytes(self.bytes) if self.rows is None else f"{self.rows:,} rows  {human_bytes(self.bytes)}"
+        if self.error is not None:
+            return f"{self.state} {self.source or self.path}: {self.error}"
+        if self.state not in DELIVERED:
+            return f"{self.state} {self.path}  {size}"
+        moved = "  source deleted" if self.source_deleted else ""
+        return f"{self.state} {self.path}  {size}  sha256 {self.sha256 or '-'}{moved}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +125,12 @@ class RunResult:
         rows: Rows delivered.
         bytes: Bytes delivered, as they stand in the files (compressed).
         seconds: Wall time from the call to the last file's publication.
-        schema: The Arrow schema of the rows; None when the run was skipped before it was known.
+        schema: The Arrow schema of the rows; None when the run was skipped before it was known, and where files are moved.
         files: One entry per file, in order.
         notes: Remarks that a user should read: warnings, columns written as text, files removed.
         status: Of a connector's run: `skipped` when another run of the same connector was under way.
         run_id: The run record's id; None without a connector, or where the record could not be made.
+        counts: What was moved: `rows` or `files`.
     """
 
     rows: int
@@ -90,15 +141,54 @@ class RunResult:
     notes: tuple[str, ...] = ()
     status: RunStatus = "success"
     run_id: int | None = None
+    counts: Literal["rows", "files"] = "rows"
 
-    def __str__(self) -> str:
-        """A few lines for people: totals, then one line per file, then the notes."""
+    @property
+    def ingested(self) -> int:
+        """Rows or files delivered, as a run record counts them (`rows_ingested`)."""
+        return self.rows if self.counts == "rows" else sum(file.state in DELIVERED for file in self.files)
+
+    @property
+    def failed(self) -> tuple[FileResult, ...]:
+        """Files that need somebody's attention: not delivered, perhaps delivered, or delivered with a source that could not be deleted."""
+        return tuple(file for file in self.files if file.state in {"failed", "ambiguous"} or (file.state in DELIVERED and file.error is not None))
+
+    @property
+    def headline(self) -> str:
+        """Totals in one line."""
+        per_second = 1 / self.seconds if self.seconds > 0 else 0.0
+        if self.counts == "rows":
+            return f"{self.rows:,} rows, {human_bytes(self.bytes)} in {self.seconds:.2f} s ({self.rows * per_second:,.0f} rows/s)"
+        if not self.files:
+            return "nothing to transfer"
+        if planned := [file.bytes for file in self.files if file.state == "planned"]:
+            return f"would transfer {len(planned):,} of {len(self.files):,} files, {human_bytes(sum(planned))}"
+        total = f"{self.ingested:,} of {len(self.files):,} files delivered, {human_bytes(self.bytes)} in {self.seconds:.2f} s"
+        states = Counter(file.state for file in self.files if file.state not in DELIVERED)
+        moved = sum(file.source_deleted for file in self.files)
+        remarks = [f"{human_bytes(self.bytes * per_second)}/s", *([f"{moved:,} sources deleted"] if moved else [])]
+        return f"{total} ({', '.join(remarks)})" + "".join(f"; {count:,} {state}" for state, count in states.items())
+
+    def summary(self, most_files: int = MOST_SHOWN) -> str:
+        """A few lines for people: totals, then a line for each file (for all that failed, and of the others for at most so many), then the notes."""
         if self.status == "skipped":
             return "\n".join(self.notes)
-        rate = self.rows / self.seconds if self.seconds > 0 else 0.0
-        total = f"{self.rows:,} rows, {human_bytes(self.bytes)} in {self.seconds:.2f} s ({rate:,.0f} rows/s)"
-        lines = [f"{f.state} {f.path}  {f.rows or 0:,} rows  {human_bytes(f.bytes)}  sha256 {f.sha256 or '-'}" for f in self.files]
-        return "\n".join([total, *lines, *(f"note: {note}" for note in self.notes)])
+        failed = self.failed
+        others = [file for file in self.files if file not in failed] if failed else self.files
+        more = len(others) - most_files
+        lines = [str(file) for file in (*failed, *others[:most_files])]
+        return "\n".join(
+            [
+                self.headline,
+                *lines,
+                *([f"… and {more:,} more files (--json and ferry runs show tell all)"] if more > 0 else []),
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
+
+    def __str__(self) -> str:
+        """The summary."""
+        return self.summary()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the schema as `{name, type}` pairs."""
@@ -112,6 +202,7 @@ class RunResult:
             "notes": list(self.notes),
             "status": self.status,
             "run_id": self.run_id,
+            "counts": self.counts,
         }
 
 

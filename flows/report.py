@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from engine.results import RunResult
-    from engine.routes.export import Progress
+    from engine.results import FileResult, Progress, RunResult
 
 PAUSE_SECONDS = 2.0
 LAST_WORD_SECONDS = 10.0
@@ -118,18 +117,27 @@ class Reporter(Observer):
     def _show_files(self) -> None:
         assert self._result is not None  # noqa: S101 - asked before
         files = self._result.files
-        rows = [{"path": f.path, "state": f.state, "rows": f.rows, "bytes": f.bytes, "SHA-256": f.sha256 or ""} for f in files[:FILES_IN_TABLE]]
+        rows = [_row(file) for file in files[:FILES_IN_TABLE]]
         more = f"; the first {FILES_IN_TABLE:,} of {len(files):,} files" if len(files) > FILES_IN_TABLE else ""
-        description = f"{self._result.rows:,} rows, {human_bytes(self._result.bytes)} in {self._result.seconds:.2f} s{more}"
+        description = f"{self._result.headline}{more}"
         create_table_artifact(rows, key=f"connector-{self._connector_id}-files", description=description)
+
+
+def _row(file: FileResult) -> dict[str, Any]:
+    """A line of the table of files."""
+    came = {"source": file.source, "error": file.error or ""} if file.source is not None else {"rows": file.rows}
+    return {"path": file.path, "state": file.state, **came, "bytes": file.bytes, "SHA-256": file.sha256 or ""}
 
 
 def _progress(now: Progress | None, result: RunResult | None) -> tuple[float, str]:
     """Per cent and words; the server's guess at the rows may be wrong, so that only a result is 100 per cent."""
     if result is not None:
-        return 100.0, f"{result.rows:,} rows, {human_bytes(result.bytes)} delivered"
+        return 100.0, f"{result.ingested:,} {result.counts}, {human_bytes(result.bytes)} delivered"
     if now is None:
-        return 0.0, "waiting for the first rows"
+        return 0.0, "beginning"
+    if now.total_files is not None:
+        percent = min(99.0, 100 * now.bytes / now.total_bytes) if now.total_bytes else 0.0
+        return percent, f"{now.files:,} of {now.total_files:,} files, {human_bytes(now.bytes)} of {human_bytes(now.total_bytes or 0)} so far"
     percent = min(99.0, 100 * now.rows / now.estimated_rows) if now.estimated_rows else 0.0
     return percent, f"{now.rows:,} rows, {human_bytes(now.bytes)} so far" + (f", of about {now.estimated_rows:,} rows" if now.estimated_rows else "")
 

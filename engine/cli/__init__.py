@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from engine.cli import connectors, db, export, log, run, runs
+from engine.cli import connectors, db, export, files, log, run, runs, transfer
 from engine.errors import FerryError, Interrupted, describe, frames
 
 if TYPE_CHECKING:
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="ferry",
-    help="Move columns between PostgreSQL, S3 and folders: fast, in bounded memory, without changing a value.",
+    help="Move rows and files between PostgreSQL, S3, SFTP, folders and REST endpoints: fast, in bounded memory, without changing a value.",
     add_completion=False,
     rich_markup_mode=None,  # rich costs a fifth of a second that --help need not wait for
     pretty_exceptions_enable=False,
 )
 app.command("export", help=export.HELP)(export.export)
+app.command("transfer", help=transfer.HELP)(transfer.transfer)
 app.command("run", help=run.HELP)(run.run)
 app.add_typer(runs.app, name="runs")
+app.add_typer(files.app, name="files")
 app.add_typer(connectors.app, name="connectors")
 app.add_typer(db.app, name="db")
 

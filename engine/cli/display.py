@@ -12,7 +12,7 @@ from engine.results import human_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.routes.export import Progress
+    from engine.results import Progress
 
 PLAIN_SECONDS = 10.0
 
@@ -33,7 +33,9 @@ def progress(*, quiet: bool = False, label: str = "export") -> Iterator[Callable
 
 
 def describe(now: Progress, seconds: float) -> str:
-    """`1,234,567 rows  89.1 MiB  412,000 rows/s  about 0:12 left`."""
+    """`1,234,567 rows  89.1 MiB  412,000 rows/s  about 0:12 left`; of files `3 of 12 files  1.2 of 4.0 GiB  310.0 MiB/s  about 0:09 left`."""
+    if now.total_files is not None:
+        return _describe_files(now, seconds)
     rate = now.rows / seconds if seconds > 0 else 0.0
     parts = [f"{now.rows:,} rows", human_bytes(now.bytes), f"{rate:,.0f} rows/s"]
     if now.estimated_rows and now.rows < now.estimated_rows and rate:
@@ -41,6 +43,15 @@ def describe(now: Progress, seconds: float) -> str:
         parts.append(f"about {left // 60}:{left % 60:02d} left")
     if now.files > 1:
         parts.append(f"{now.files} files")
+    return "  ".join(parts)
+
+
+def _describe_files(now: Progress, seconds: float) -> str:
+    rate, total = now.bytes / seconds if seconds > 0 else 0.0, now.total_bytes or 0
+    parts = [f"{now.files:,} of {now.total_files:,} files", f"{human_bytes(now.bytes)} of {human_bytes(total)}", f"{human_bytes(rate)}/s"]
+    if rate and now.bytes < total:
+        left = int((total - now.bytes) / rate)
+        parts.append(f"about {left // 60}:{left % 60:02d} left")
     return "  ".join(parts)
 
 
@@ -53,11 +64,12 @@ def _moving_line(label: str) -> Iterator[Callable[[Progress], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[what]}"), TimeElapsedColumn())
     started = time.monotonic()
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, what="waiting for the first rows")
+        task = bar.add_task(label, total=None, what="beginning")
 
         def show(now: Progress) -> None:
-            total = now.estimated_rows if now.estimated_rows and now.rows <= now.estimated_rows else None
-            bar.update(task, total=total, completed=now.rows, what=describe(now, time.monotonic() - started))
+            rows = now.estimated_rows if now.estimated_rows and now.rows <= now.estimated_rows else None
+            total, completed = (rows, now.rows) if now.total_files is None else (now.total_bytes, now.bytes)
+            bar.update(task, total=total, completed=completed, what=describe(now, time.monotonic() - started))
 
         yield show
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
+
+from engine.cli.outcome import told
 
 HELP = """Run connector ID of the control database (DATABASE_URL) here and now, without Prefect.
 
@@ -15,6 +16,7 @@ The run record, the lease and the ledger are kept as when a worker runs it. A co
 
 def run(
     connector_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)],
+    redeliver: Annotated[bool, typer.Option("--redeliver", help="Send files again that were delivered before.")] = False,  # noqa: FBT002 - typer's form
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,  # noqa: FBT002 - typer's form
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,  # noqa: FBT002 - typer's form
 ) -> None:
@@ -22,9 +24,9 @@ def run(
     import engine
     from engine.cli.display import progress
 
-    with progress(quiet=quiet, label=f"connector {connector_id}") as on_progress:
-        result = engine.run_connector(connector_id, on_progress=on_progress)
-    if as_json:
-        typer.echo(json.dumps({"connector_id": connector_id, **result.to_dict()}, ensure_ascii=False))
-    elif not quiet:
-        typer.echo(str(result))
+    with (
+        told(as_json=as_json, quiet=quiet, more={"connector_id": connector_id}) as show,
+        progress(quiet=quiet, label=f"connector {connector_id}") as on_progress,
+    ):
+        result = engine.run_connector(connector_id, redeliver=redeliver, on_progress=on_progress)
+    show(result)

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from engine.control.database import ANSWER_SECONDS, ControlDatabase
-from engine.control.runs import RUNNING, sign_of_life
+from engine.control.runs import DELIVERED_COUNT, RUNNING, sign_of_life
 from engine.errors import ConfigurationError, FerryError, LeaseLost, describe
+from engine.protocols import Earlier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SECONDS = 60.0
 VARIABLE = "FERRY_LEASE_SECONDS"
+SOURCES_AT_ONCE = 5_000
 RENEWALS = 4  # in the life of a lease, so that some may fail
 _log = logging.getLogger("engine")
 
@@ -219,7 +221,7 @@ class Ledger:
         leftover: str | None = None,
         receipt: Receipt | None = None,
         rows: int | None = None,
-        source: FileInfo | None = None,  # noqa: ARG002 - its columns are to come
+        source: FileInfo | None = None,
     ) -> None:
         """See `Journal.record`. `FOR SHARE` keeps the lease from changing hands while the row is written.
 
@@ -229,11 +231,12 @@ class Ledger:
         statement = """
             WITH held AS (SELECT token FROM ferry_leases WHERE connector_id = %s AND token = %s AND expires_at >= clock_timestamp() FOR SHARE)
             INSERT INTO ferry_files AS known
-                (connector_id, token, path, run_id, url, host, state, leftover, file_rows, file_bytes, sha256, verified, changed_at)
-            SELECT %s, token, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() FROM held
+                (connector_id, token, path, run_id, url, host, state, leftover, file_rows, file_bytes, sha256, verified, source_path, source_version, changed_at)
+            SELECT %s, token, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() FROM held
             ON CONFLICT (connector_id, token, path) DO UPDATE SET state = excluded.state, leftover = COALESCE(excluded.leftover, known.leftover),
-                file_rows = excluded.file_rows, file_bytes = excluded.file_bytes, sha256 = excluded.sha256, verified = excluded.verified,
-                changed_at = excluded.changed_at
+                file_rows = COALESCE(excluded.file_rows, known.file_rows), file_bytes = COALESCE(excluded.file_bytes, known.file_bytes),
+                sha256 = COALESCE(excluded.sha256, known.sha256), verified = COALESCE(excluded.verified, known.verified),
+                source_path = excluded.source_path, source_version = excluded.source_version, changed_at = excluded.changed_at
             RETURNING token
         """
         lease = self._lease
@@ -250,6 +253,7 @@ class Ledger:
             leftover,
             rows,
             *known,
+            *((source.path, source.version) if source is not None else (None, None)),
         )
         try:
             held = self._control.query(statement, values, patience=0 if state == "discarded" else max(0.0, lease.seconds_left))
@@ -259,6 +263,18 @@ class Ledger:
         if not held:
             raise lease.refuse()
 
+    def earlier(self, sources: Sequence[str]) -> Mapping[tuple[str, str], Earlier]:
+        """See `Journal.earlier`."""
+        statement = """
+            SELECT DISTINCT ON (source_path, url) id, source_path, url, state, source_version FROM ferry_files
+            WHERE connector_id = %s AND source_path = ANY (%s) ORDER BY source_path, url, token DESC
+        """
+        found = {}
+        for start in range(0, len(sources), SOURCES_AT_ONCE):
+            for row in self._control.query(statement, (self._lease.connector_id, list(sources[start : start + SOURCES_AT_ONCE]))):
+                found[row["source_path"], row["url"]] = Earlier(row["id"], row["state"], row["source_version"])
+        return found
+
 
 def close_expired(control: ControlDatabase) -> list[Row]:
     """End the records of runs whose lease has expired, and of runs that died before they had one or after they gave it back. Returns `id, connector_id, prefect_flow_run_id`.
@@ -266,27 +282,27 @@ def close_expired(control: ControlDatabase) -> list[Row]:
     The rows of leases stay, with their tokens. A record without a lease is closed only if ferry made it, and when it is older than a lease lives; its age is
     what its summary says in UTC, since `started_at` is in the time zone of whatever session wrote it. The two are compared as text, which cannot fail.
     """
-    expired = """
+    expired = f"""
         WITH expired AS (
             UPDATE ferry_leases SET expires_at = NULL WHERE expires_at < clock_timestamp() RETURNING run_id, host, process, renewed_at
         )
         UPDATE cai_connector_runs r
-        SET status = 'failed', finished_at = NOW(), rows_ingested = COALESCE(rows_ingested, 0),
+        SET status = 'failed', finished_at = NOW(), rows_ingested = COALESCE(rows_ingested, {DELIVERED_COUNT}),
             log_summary = format('abandoned: no sign of life since %%s from process %%s on %%s; what it had not finished is removed before another run begins',
                                  to_char(e.renewed_at, 'YYYY-MM-DD HH24:MI:SS TZ'), e.process, e.host)
         FROM expired e WHERE r.id = e.run_id AND r.status = 'started'
         RETURNING r.id, r.connector_id, r.prefect_flow_run_id
-    """
-    leaseless = """
+    """  # noqa: S608 - our own text
+    leaseless = f"""
         UPDATE cai_connector_runs r
-        SET status = 'failed', finished_at = NOW(), rows_ingested = COALESCE(rows_ingested, 0),
+        SET status = 'failed', finished_at = NOW(), rows_ingested = COALESCE(rows_ingested, {DELIVERED_COUNT}),
             log_summary = 'abandoned: its process ended without a word (it was ' || r.log_summary || '); its files are what ferry runs show tells'
         WHERE r.status = 'started' AND r.log_summary LIKE %s
-          AND substring(r.log_summary FROM ', since ([0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}) UTC$') COLLATE "C"
+          AND substring(r.log_summary FROM ', since ([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}} [0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}) UTC$') COLLATE "C"
             < to_char((clock_timestamp() - make_interval(secs => %s)) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')
           AND NOT EXISTS (SELECT FROM ferry_leases l WHERE l.run_id = r.id AND l.expires_at IS NOT NULL)
         RETURNING r.id, r.connector_id, r.prefect_flow_run_id
-    """
+    """  # noqa: S608 - our own text
     return control.once(expired) + control.once(leaseless, (RUNNING + "%", lease_seconds()))
 
 

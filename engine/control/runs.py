@@ -15,6 +15,16 @@ LARGEST_INTEGER = 2_147_483_647
 PATIENCE_SECONDS = 45.0
 """How long the end of a run waits for a control database that is away; after that, whoever comes next closes the record."""
 
+DELIVERED_COUNT = """
+    (SELECT LEAST(COALESCE(sum(CASE WHEN f.source_path IS NULL THEN f.file_rows ELSE 1 END), 0), 2147483647)::int FROM ferry_files f
+     WHERE f.run_id = r.id AND f.state IN ('written', 'replaced', 'removing source', 'moved'))
+"""
+"""What a run (`cai_connector_runs r`) has delivered by its ledger, whatever became of it: rows of an export, files of a transfer."""
+_RECORDS = """
+    SELECT r.id, r.connector_id, c.name AS connector_name, r.status, r.prefect_flow_run_id, r.started_at, r.finished_at, r.rows_ingested, r.log_summary
+    FROM cai_connector_runs r LEFT JOIN cai_connectors c ON c.id = r.connector_id
+"""
+
 
 def create_run_record(control: ControlDatabase, connector_id: int, flow_run_id: str) -> int:
     """Insert the record of a run that begins; returns its id."""
@@ -57,9 +67,8 @@ def list_abandoned(control: ControlDatabase, *, limit: int = 50) -> list[Row]:
 
 def list_runs(control: ControlDatabase, *, connector_id: int | None = None, status: str | None = None, limit: int = 50) -> list[Row]:
     """The newest records first: `id, connector_id, connector_name, status, prefect_flow_run_id, started_at, finished_at, rows_ingested, log_summary`."""
-    statement = """
-        SELECT r.id, r.connector_id, c.name AS connector_name, r.status, r.prefect_flow_run_id, r.started_at, r.finished_at, r.rows_ingested, r.log_summary
-        FROM cai_connector_runs r LEFT JOIN cai_connectors c ON c.id = r.connector_id
+    statement = f"""
+        {_RECORDS}
         WHERE (%s::int IS NULL OR r.connector_id = %s) AND (%s::text IS NULL OR r.status = %s)
         ORDER BY r.id DESC LIMIT %s
     """
@@ -68,16 +77,17 @@ def list_runs(control: ControlDatabase, *, connector_id: int | None = None, stat
 
 def find_run(control: ControlDatabase, run_id: int) -> Row | None:
     """One record as in `list_runs`, or None."""
-    statement = """
-        SELECT r.id, r.connector_id, c.name AS connector_name, r.status, r.prefect_flow_run_id, r.started_at, r.finished_at, r.rows_ingested, r.log_summary
-        FROM cai_connector_runs r LEFT JOIN cai_connectors c ON c.id = r.connector_id
-        WHERE r.id = %s
-    """
-    found = control.query(statement, (run_id,))
+    found = control.query(f"{_RECORDS} WHERE r.id = %s", (run_id,))
     return found[0] if found else None
 
 
+def delivered_count(control: ControlDatabase, run_id: int) -> int:
+    """What a run has delivered so far, by its ledger."""
+    found = control.query(f"SELECT {DELIVERED_COUNT} AS count FROM cai_connector_runs r WHERE r.id = %s", (run_id,))  # noqa: S608 - our own text
+    return int(found[0]["count"]) if found else 0
+
+
 def files_of(control: ControlDatabase, run_id: int) -> list[Row]:
-    """The ledger's rows of one run: `url, state, file_rows, file_bytes, sha256, verified, changed_at`."""
-    statement = "SELECT url, state, file_rows, file_bytes, sha256, verified, changed_at FROM ferry_files WHERE run_id = %s ORDER BY path"
+    """The ledger's rows of one run: `id, url, source_path, state, file_rows, file_bytes, sha256, verified, changed_at`."""
+    statement = "SELECT id, url, source_path, state, file_rows, file_bytes, sha256, verified, changed_at FROM ferry_files WHERE run_id = %s ORDER BY path"
     return control.query(statement, (run_id,))

@@ -64,23 +64,27 @@ CREATE TABLE ferry_leases (
 -- table: ferry_files
 -- The ledger: what each run does to each file of its destination, written before it is done.
 CREATE TABLE ferry_files (
+    id BIGINT GENERATED ALWAYS AS IDENTITY, -- for people: ferry files resolve ID
     connector_id INTEGER NOT NULL,
     token BIGINT NOT NULL,          -- of the lease: one run of the connector
     path TEXT NOT NULL,             -- below the destination's path
     run_id INTEGER,
     url TEXT NOT NULL,              -- how the destination names it: s3://bucket/key, /folder/file
     host VARCHAR(255) NOT NULL,     -- where the run was: a folder may be that machine's own
-    state VARCHAR(20) NOT NULL,     -- writing, publishing, written, replaced, discarded, deleting, deleted, swept, ambiguous
+    state VARCHAR(20) NOT NULL,     -- writing, publishing, written, replaced, discarded, deleting, deleted, swept, ambiguous, removing source, moved
     leftover TEXT,                  -- what a kill while writing leaves: a temporary name, the id of a multipart upload
     file_rows BIGINT,
     file_bytes BIGINT,
     sha256 CHAR(64),
     verified VARCHAR(20),
+    source_path TEXT,               -- of a transfer: the file below the source's path
+    source_version TEXT,            -- which version of it: an ETag, or size and modification time
     changed_at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (connector_id, token, path)
 );
 CREATE INDEX ferry_files_run ON ferry_files (run_id);
 CREATE INDEX ferry_files_unfinished ON ferry_files (connector_id, token) WHERE state IN ('writing', 'publishing');
+CREATE INDEX ferry_files_source ON ferry_files (connector_id, source_path, token) WHERE source_path IS NOT NULL;
 
 -- table: ferry_host_keys
 -- SSH host keys that somebody has looked at and trusts.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engine.control.database import ControlDatabase
 
 LOOKUP_CODES = "ad_lookup_codes"
+OWN = "ferry_"
 # Types that do as well as ours: the platform's tables were made by its own migrations.
 _ALIKE = {
     "jsonb": "json",
@@ -64,14 +65,14 @@ def table_statements() -> dict[str, str]:
 
 
 def init(control: ControlDatabase, codes: Iterable[str]) -> list[str]:
-    """Make the tables that are missing, in one transaction; nothing that stands is altered.
+    """Make the tables that are missing, and columns that a newer version adds to ferry's own, in one transaction; nothing else that stands is altered.
 
     Args:
         control: The database.
         codes: Type codes, put into `ad_lookup_codes` if, and only if, that table is made here.
 
     Returns:
-        Names of the tables made.
+        Names of the tables made, and `table.column` of the columns.
     """
     connection, made = control.open(), []
     try:
@@ -81,6 +82,8 @@ def init(control: ControlDatabase, codes: Iterable[str]) -> list[str]:
                 if not _exists(connection, table):
                     connection.execute(statements.encode())
                     made.append(table)
+                elif table.startswith(OWN):
+                    made.extend(_add_columns(connection, table, statements))
             if LOOKUP_CODES in made:
                 connection.cursor().executemany("INSERT INTO ad_lookup_codes (lookup_code) VALUES (%s)", [(code,) for code in codes])
     except psycopg.errors.InsufficientPrivilege:
@@ -110,6 +113,20 @@ def check(control: ControlDatabase, codes: Iterable[str]) -> Check:
 
 def _exists(connection: psycopg.Connection[dict[str, object]], table: str) -> bool:
     return connection.execute("SELECT 1 AS there WHERE to_regclass(%s) IS NOT NULL", (table,)).fetchone() is not None
+
+
+def _add_columns(connection: psycopg.Connection[dict[str, object]], table: str, statements: str) -> list[str]:
+    """Columns that an older version of ferry did not make yet, and the indexes that come with them."""
+    standing = {
+        str(row["name"]) for row in connection.execute("SELECT attname AS name FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0", (table,))
+    }
+    missing = {name: text for name, text in re.findall(r"^    ([a-z_0-9]+) ([A-Z][^,\n]*)", statements, flags=re.MULTILINE) if name not in standing}
+    for name, definition in missing.items():
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {definition}".encode())
+    if missing:
+        for index in re.findall(r"^CREATE INDEX .*?;", statements, flags=re.MULTILINE):
+            connection.execute(index.replace("CREATE INDEX", "CREATE INDEX IF NOT EXISTS").encode())
+    return [f"{table}.{name}" for name in missing]
 
 
 def _compare_columns(control: ControlDatabase, table: str, statements: str, found: Check) -> None:

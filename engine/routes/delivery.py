@@ -10,12 +10,12 @@ from engine import workers
 from engine.errors import FerryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from engine.protocols import Exists, FileDestination, FileInfo, FileWriter, Journal
-    from engine.results import LedgerState, Receipt
+    from engine.protocols import Earlier, Exists, FileDestination, FileInfo, FileWriter, Journal
+    from engine.results import LedgerState, Receipt, Verification
 
 
 class NullJournal:
@@ -33,6 +33,11 @@ class NullJournal:
     ) -> None:
         """Keep nothing."""
 
+    def earlier(self, sources: Sequence[str]) -> Mapping[tuple[str, str], Earlier]:
+        """Know nothing."""
+        del sources
+        return {}
+
 
 class Delivery:
     """Writers that wait for each other; `with` is the transaction.
@@ -48,20 +53,25 @@ class Delivery:
         delivered: Whether every file is published: a signal that came meanwhile is raised all the same, and changes nothing about it.
     """
 
-    def __init__(self, destination: FileDestination, exists: Exists, journal: Journal) -> None:
+    def __init__(self, destination: FileDestination, exists: Exists, journal: Journal, *, verify: Verification | None = None) -> None:
         self.writers: list[FileWriter] = []
         self.paths: list[str] = []
         self.rows: list[int] = []
         self.delivered = False
         self._destination = destination
         self._exists = exists
+        self._verify = verify
         self._journal = journal
         self._unpublished: list[tuple[str, AbstractContextManager[FileWriter]]] = []
 
     def open(self, path: str) -> FileWriter:
         """Begin the next file. Blocking: call it from a worker thread."""
         self._journal.record(path, "writing")
-        block = self._destination.open_write(path, exists=self._exists, on_begin=lambda leftover: self._journal.record(path, "writing", leftover=leftover))
+
+        def begun(leftover: str) -> None:
+            self._journal.record(path, "writing", leftover=leftover)
+
+        block = self._destination.open_write(path, exists=self._exists, verify=self._verify, on_begin=begun)
         writer = block.__enter__()
         self._unpublished.append((path, block))
         self.writers.append(writer)

@@ -16,10 +16,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from engine import workers
+from engine import paths, workers
 from engine.errors import ConfigurationError, IntegrityError
 from engine.protocols import FileDestination, FileSource
-from engine.results import FileResult, RunResult, note_delivered
+from engine.results import FileResult, Progress, RunResult, note_delivered
 from engine.routes.delivery import Delivery, NullJournal
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from engine.protocols import Encoder, Exists, FileWriter, Format, Journal, RowSource, RowStream
-    from engine.results import FileState
+    from engine.results import FileState, Verification
 
 PREPARERS = 2
 IN_FLIGHT = 3
@@ -49,6 +49,7 @@ class Target:
         max_file_rows: Rows after which another file is begun.
         max_file_bytes: Bytes that no file exceeds, unless one row alone does.
         exists: What to do when a file stands there already.
+        verify: The least level of verification; None: what costs no second read.
     """
 
     path: str
@@ -56,6 +57,7 @@ class Target:
     max_file_rows: int | None = None
     max_file_bytes: int | None = None
     exists: Exists = "replace"
+    verify: Verification | None = None
 
     @property
     def chunked(self) -> bool:
@@ -66,16 +68,6 @@ class Target:
         """The path of the file with this number, counted from 1."""
         stem = self.path.removesuffix(self.suffix)
         return f"{stem}-{number:05d}{self.suffix}" if self.chunked else self.path
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is. `estimated_rows` is the server's guess, or None."""
-
-    rows: int
-    bytes: int
-    files: int
-    estimated_rows: int | None
 
 
 def export(
@@ -112,7 +104,7 @@ def export(
             raise ConfigurationError(f"{url} exists already (--if-exists fail); choose another name, or --if-exists replace or skip")
         skipped = FileResult(path=url, bytes=standing.size, rows=None, sha256=None, state="skipped")
         return RunResult(0, 0, time.monotonic() - started, None, (skipped,), (f"{url} exists already and was left as it is (--if-exists skip)",))
-    delivery = Delivery(store, target.exists, journal)
+    delivery = Delivery(store, target.exists, journal, verify=target.verify)
     stop: BaseException | None = None
     try:
         with delivery, _Lane(delivery, layout, target) as lane, source.read(layout.form) as stream:
@@ -245,7 +237,7 @@ def _remove_later_chunks(store: Store, target: Target, last: int, journal: Journ
         return ()
     stem = target.path.removesuffix(target.suffix)
     numbered = re.compile(re.escape(stem) + r"-(\d{5,})" + re.escape(target.suffix))
-    pattern = re.sub(r"([*?\[])", r"[\1]", stem) + "-*" + re.sub(r"([*?\[])", r"[\1]", target.suffix)
+    pattern = f"{paths.escaped(stem)}-*{paths.escaped(target.suffix)}"
 
     def remove() -> tuple[str, ...]:
         late = [f for f in store.list(pattern) if (match := numbered.fullmatch(f.path)) and int(match[1]) > last]

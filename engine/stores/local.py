@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Self, cast
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from engine import paths
-from engine.errors import ConfigurationError, FerryError, IntegrityError, ResourceError, TransferFailed
+from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError, ResourceError, TransferFailed
 from engine.options import Options
 from engine.paths import File
 from engine.results import Receipt
@@ -78,6 +78,8 @@ class _ProbedError(Exception):
 class LocalStore:
     """A folder as source and destination of files (`FileSource`, `FileDestination`)."""
 
+    has_folders = True
+
     def __init__(self, options: FolderOptions) -> None:
         self.notes: list[str] = []
         self._options = options
@@ -96,7 +98,7 @@ class LocalStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
-        return self._place(path).is_dir()
+        return (self._place(path) if path else self._root).is_dir()
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -110,13 +112,14 @@ class LocalStore:
         except OSError as error:
             raise _translated(error, self.url(path), "look at") from None
 
-    def list(self, pattern: str = "*") -> Iterator[File]:
+    def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
         """Matching regular files in the order of their paths; symbolic links to folders are not followed."""
         wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
         self._check_mount()
         top = self._root / start if start else self._root
         deep = "/" in pattern[len(start) :]
-        for path in sorted(self._walk(top, start, deep=deep), key=paths.in_order):
+        found_paths = self._walk(top, start, deep=deep)
+        for path in sorted(found_paths, key=paths.in_order) if ordered else found_paths:
             if wanted.fullmatch(path) and (found := self.stat(path)) is not None:
                 yield found
 
@@ -203,7 +206,7 @@ class LocalStore:
     def _check_version(self, file: FileInfo, found: os.stat_result) -> None:
         now = self._describe(file.path, found)
         if now is None or now.version != file.version:
-            raise TransferFailed(f"{self.url(file.path)} has changed since it was listed", transient=True)
+            raise FileChanged(f"{self.url(file.path)} has changed since it was listed", transient=True)
 
     def _check_mount(self) -> None:
         if not self._options.require_mount:

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from engine import paths
-from engine.errors import ConfigurationError, IntegrityError, TransferFailed
+from engine.errors import ConfigurationError, FileChanged, IntegrityError
 from engine.paths import File
 from engine.results import Receipt
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 class MemoryStore:
     """Files by path (`FileSource`, `FileDestination`)."""
+
+    has_folders = False
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -40,7 +42,7 @@ class MemoryStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a file stands below `path`."""
-        return any(name.startswith(f"{paths.checked(path)}/") for name in list(self._files))
+        return not path or any(name.startswith(f"{paths.checked(path)}/") for name in list(self._files))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -50,8 +52,9 @@ class MemoryStore:
         found = self._files.get(paths.checked(path))
         return found and found[0]
 
-    def list(self, pattern: str = "*") -> Iterator[File]:
+    def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
         """Matching files in the order of their paths."""
+        del ordered
         wanted = paths.matcher(pattern)
         for path in sorted(self._files, key=paths.in_order):
             if wanted.fullmatch(path) and (found := self._files.get(path)) is not None:
@@ -105,7 +108,7 @@ class MemoryStore:
     def _same(self, file: FileInfo) -> bytes:
         found = self._files.get(file.path)
         if found is None or found[0].version != file.version:
-            raise TransferFailed(f"{self.url(file.path)} has changed since it was listed", transient=True)
+            raise FileChanged(f"{self.url(file.path)} has changed since it was listed", transient=True)
         return found[1]
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from engine import paths
 from engine.addresses import is_loopback
-from engine.errors import ConfigurationError, ConnectionFailed, TransferFailed
+from engine.errors import ConfigurationError, ConnectionFailed, FileChanged, TransferFailed
 from engine.options import ENVIRONMENT, Options, Secret
 from engine.paths import File
 from engine.stores.s3_errors import FAILURES, code, status, translated
@@ -92,6 +92,8 @@ class S3Options(Options):
 class S3Store:
     """A folder of a bucket as source and destination of files (`FileSource`, `FileDestination`)."""
 
+    has_folders = False
+
     def __init__(self, options: S3Options) -> None:
         self.options = options
         self.notes: list[str] = []
@@ -123,7 +125,8 @@ class S3Store:
     def is_folder(self, path: str) -> bool:
         """Whether any key lies below `path`."""
         try:
-            found = self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=f"{self.key(path)}/", MaxKeys=1)
+            prefix = f"{self.key(path)}/" if path else f"{self.options.path}/"
+            found = self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=prefix.lstrip("/"), MaxKeys=1)
         except FAILURES as error:
             raise self.translated(error, f"look at {self.url(path)}") from None
         return bool(found.get("Contents"))
@@ -175,13 +178,13 @@ class S3Store:
             raise self.translated(error, f"look at {self.url(path)}") from None
         return File(path, head["ContentLength"], head["LastModified"], head["ETag"].strip('"'))
 
-    def list(self, pattern: str = "*") -> Iterator[File]:
+    def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
         """Matching objects in the order of their keys' bytes; folder markers are left out."""
         wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
         deep = "/" in pattern[len(start) :]
         found = (file for file in self._list_below(start, deep=deep) if wanted.fullmatch(file.path))
         # AWS lists in the order of bytes; SeaweedFS lists a folder before names that continue with a smaller character.
-        return iter(sorted(found, key=lambda file: paths.in_order(file.path))) if deep else found
+        return iter(sorted(found, key=lambda file: paths.in_order(file.path))) if deep and ordered else found
 
     def _list_below(self, start: str, *, deep: bool) -> Iterator[File]:
         base = f"{self.options.path}/" if self.options.path else ""
@@ -225,7 +228,7 @@ class S3Store:
         """Delete the object if it is still that version."""
         now = self.stat(file.path)
         if now is None or now.version != file.version:
-            raise TransferFailed(f"{self.url(file.path)} has changed since it was listed, and stays", transient=True)
+            raise FileChanged(f"{self.url(file.path)} has changed since it was listed, and stays", transient=True)
         place: dict[str, Any] = {"Bucket": self.options.bucket, "Key": self.key(file.path)}
         try:
             self.client.delete_object(**place, IfMatch=f'"{file.version}"')

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError, PartialCredentialsError
 
-from engine.errors import ConfigurationError, ConnectionFailed, IntegrityError, TransferFailed
+from engine.errors import ConfigurationError, ConnectionFailed, FileChanged, IntegrityError, TransferFailed
 
 if TYPE_CHECKING:
     from engine.errors import FerryError
@@ -48,7 +48,7 @@ def translated(error: Failure, verb: str, *, bucket: str, where: str) -> FerryEr
     if answer == 301:  # noqa: PLR2004 - HTTP
         return ConnectionFailed(f"cannot {verb}: the bucket {bucket!r} is in another region; set region")
     if answer == 412:  # noqa: PLR2004 - HTTP
-        return TransferFailed(f"cannot {verb}: the object has changed meanwhile", transient=True)
+        return FileChanged(f"cannot {verb}: the object has changed meanwhile", transient=True)
     if what in {"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}:
         return IntegrityError(f"cannot {verb}: the S3 server received other bytes than were sent (checksum)", transient=True)
     return TransferFailed(f"cannot {verb}: the S3 server {where} answered {answer} {what}", transient=answer >= 500 or what in _TRANSIENT)  # noqa: PLR2004 - HTTP

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
+from engine.errors import ConfigurationError, FerryError, IntegrityError, OutcomeUnknown, TransferFailed
 from engine.options import MIB
 from engine.paths import File
 from engine.results import Receipt
@@ -230,7 +230,7 @@ class S3Writer:
             is_refusal = 400 <= status(error) < 500  # noqa: PLR2004 - HTTP
             if is_known or is_refusal:
                 raise failure from None
-            raise TransferFailed(f"{failure}; it is not known whether the object stands there now: look before trying again") from None
+            raise OutcomeUnknown(f"{failure}; it is not known whether the object stands there now: look before trying again") from None
 
     def _put(self) -> dict[str, Any]:
         body = bytearray()

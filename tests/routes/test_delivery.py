@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine.errors import ConnectionFailed, LeaseLost, TransferFailed
-from engine.routes.delivery import Delivery
+from engine.routes.delivery import Delivery, NullJournal
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
 from engine.stores.s3 import S3Options, S3Store
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.results import LedgerState, Receipt
 
 
-class Notes:
+class Notes(NullJournal):
     """A journal that keeps what it is told; `refuse` may raise instead."""
 
     def __init__(self, refuse: Callable[[str, str], None] = lambda *_: None) -> None:

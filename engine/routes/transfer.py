@@ -1,0 +1,350 @@
+"""Files to files: bytes as they are, several files at once, each of them whole at its destination or not there at all.
+
+    plan (one listing)  →  for each file:  ledger → copy, verify → ledger → publish → ledger  →  for a move: ledger → delete the source → ledger
+
+One file's failure stops no other. The calling thread only waits, in short steps, so that an interrupt acts at once: files under way are given up,
+those that are being published are published.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import io
+import random
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from engine import workers
+from engine.errors import FerryError, FileChanged, LeaseLost, OutcomeUnknown, PartlyFailed, TransferFailed, describe
+from engine.options import MIB
+from engine.protocols import CopiesWithin, SendsBody
+from engine.results import DELIVERED, Progress, RunResult
+from engine.routes.delivery import NullJournal
+from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from engine.protocols import Exists, FileInfo, FileSource, Journal
+    from engine.results import FileResult, FileState, Receipt
+
+PIECE_BYTES = MIB
+ATTEMPTS = 3
+PAUSE_SECONDS = 0.5
+"""Before the second attempt at a file; doubled for each further one, with jitter."""
+LARGE_BYTES = 32 * MIB
+BUDGET_BYTES = 3 * LARGE_BYTES
+"""A file counts with its size, a large one with `LARGE_BYTES`, which is what stores buffer for it at most: so that memory is bounded."""
+
+
+def transfer(
+    source: FileSource,
+    destination: Store | SendsBody,
+    orders: Orders,
+    *,
+    journal: Journal | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Move or copy files.
+
+    Args:
+        source: Where they come from.
+        destination: Where they go.
+        orders: Which ones, and how.
+        journal: The run's ledger, which is asked before anything is published or deleted.
+        on_progress: Called in the calling thread several times a second.
+
+    Returns:
+        What became of each file, in the order of their paths; `counts` is `files`.
+
+    Raises:
+        PartlyFailed: Some were not delivered; its `result` tells of all.
+        ConfigurationError: Nothing was moved.
+        FerryError: The listing failed, or the lease was lost: nothing more was published.
+
+    Example:
+        >>> transfer(LocalStore(FolderOptions(path="/in")), S3Store(S3Options(bucket="out")), Orders(pattern="*.csv"))  # doctest: +SKIP
+    """
+    started, journal = time.monotonic(), journal or NullJournal()
+    steps = workers.call(lambda: plan(source, destination, orders, journal))
+    unmatched = Unmatched(source, orders)
+    moves = _Moves(source, destination, orders, journal)
+    files = [step.result for step in steps] if orders.dry_run else moves.run(steps, on_progress)
+    delivered = sum(file.bytes for file in files if file.state in DELIVERED)
+    notes = (*dict.fromkeys((*source.notes, *destination.notes)), *workers.call(unmatched.note))
+    result = RunResult(0, delivered, time.monotonic() - started, None, tuple(files), notes, counts="files")
+    if result.failed:
+        raise PartlyFailed(_told(result), result, transient=moves.may_help)
+    return result
+
+
+def _told(result: RunResult) -> str:
+    """`3 of 5 files delivered …; failed: a.csv (why), …`."""
+    named = [f"{file.source} ({file.error})" for file in result.failed[:3]]
+    more = len(result.failed) - len(named)
+    return f"{result.headline}: {'; '.join(named)}{f'; and {more:,} more' if more else ''}"
+
+
+class _StoppedError(Exception):
+    """The calling thread wants no more."""
+
+
+class _Moves:
+    """The files of one transfer on their way."""
+
+    def __init__(self, source: FileSource, destination: Store | SendsBody, orders: Orders, journal: Journal) -> None:
+        self.may_help = False  # whether trying again may help: a failure was transient
+        self._source = source
+        self._destination = destination
+        self._orders = orders
+        self._journal = journal
+        self._stopped = threading.Event()
+        self._counting = threading.Lock()
+        self._bytes = 0
+        self._rate = _Rate(orders.bytes_per_second)
+
+    def run(self, steps: list[Step], on_progress: Callable[[Progress], None] | None) -> list[FileResult]:
+        """All of them; a result for each."""
+        results = [step.result for step in steps]
+        waiting = iter([(number, step) for number, step in enumerate(steps) if step.todo != "none"])
+        total_bytes, total_files = sum(step.file.size for step in steps if step.todo == "send"), sum(step.todo != "none" for step in steps)
+        under_way: dict[Future[FileResult], tuple[int, int]] = {}
+        done = 0
+        with ThreadPoolExecutor(self._orders.files_in_flight, thread_name_prefix="ferry-file") as pool:
+            try:
+                upcoming = next(waiting, None)
+                while upcoming or under_way:
+                    while upcoming and self._has_room(under_way, upcoming[1]):
+                        under_way[pool.submit(self._work, upcoming[1])] = (upcoming[0], _weight(upcoming[1]))
+                        upcoming = next(waiting, None)
+                    finished, _ = concurrent.futures.wait(under_way, timeout=workers.POLL_SECONDS, return_when=FIRST_COMPLETED)
+                    workers.still_wanted()
+                    for one in finished:
+                        number, _ = under_way.pop(one)
+                        results[number] = one.result()
+                        done += 1
+                    if on_progress is not None:
+                        on_progress(Progress(0, self._bytes, done, total_bytes=total_bytes, total_files=total_files))
+            except BaseException:
+                self._stopped.set()
+                raise
+        return results
+
+    def _has_room(self, under_way: dict[Future[FileResult], tuple[int, int]], step: Step) -> bool:
+        if not under_way:
+            return True
+        return len(under_way) < self._orders.files_in_flight and sum(weight for _, weight in under_way.values()) + _weight(step) <= BUDGET_BYTES
+
+    # What follows runs in the threads of the pool, one file in each.
+
+    def _work(self, step: Step) -> FileResult:
+        try:
+            result = self._deliver(step)
+        except (_StoppedError, LeaseLost):
+            raise
+        except FileChanged as changed:
+            return replace(step.result, state="left", error=f"{changed}; the next run takes it")
+        except OutcomeUnknown as unknown:
+            return self._failed(step, unknown, "ambiguous")
+        except Exception as error:  # noqa: BLE001 - the next file may be sound
+            return self._failed(step, error, "failed")
+        if self._orders.delete_source and result.state in DELIVERED:
+            return self._remove_source(step, result)
+        return result
+
+    def _failed(self, step: Step, error: Exception, state: FileState) -> FileResult:
+        self.may_help = self.may_help or (isinstance(error, FerryError) and error.transient)
+        return replace(step.result, state=state, error=describe(error))
+
+    def _deliver(self, step: Step) -> FileResult:
+        """The file at its destination; what may pass is tried again."""
+        if step.todo == "remove":
+            return self._found(step)
+        if step.todo == "compare" and self._stands_already(step):
+            self._journal.record(step.target, "written", source=step.file)
+            return replace(step.result, state="written", verified="read-back")
+        attempts = 1 if isinstance(self._destination, SendsBody) else ATTEMPTS  # a body is sent again by the destination itself
+        for attempt in range(1, attempts + 1):
+            self._still_wanted()
+            try:
+                return self._attempt(step)
+            except (FileChanged, OutcomeUnknown, LeaseLost):
+                raise
+            except FerryError as error:
+                if not error.transient or attempt == attempts:
+                    raise
+            self._stopped.wait(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        raise AssertionError  # the loop returns or raises
+
+    def _attempt(self, step: Step) -> FileResult:
+        destination = self._destination
+        if isinstance(destination, SendsBody):
+            receipt = self._send(step, destination)
+        elif self._orders.exists == "skip" and destination.stat(step.target) is not None:
+            return replace(step.result, state="skipped")
+        else:
+            receipt = self._copy(step, destination)
+        state: FileState = "replaced" if receipt.replaced else "written"
+        result = replace(step.result, bytes=receipt.bytes, sha256=receipt.sha256, state=state, verified=receipt.verified, reported=receipt.reported)
+        try:
+            self._journal.record(step.target, "replaced" if receipt.replaced else "written", receipt=receipt, source=step.file)
+        except LeaseLost:
+            raise
+        except FerryError as error:  # it is delivered, and must not be sent again for want of a note
+            return replace(result, error=f"delivered, but not noted: {error}")
+        return result
+
+    def _copy(self, step: Step, destination: Store) -> Receipt:
+        exists: Exists = "replace" if self._orders.exists == "replace" else "fail"
+        remarks = len(destination.notes)
+
+        def begun(leftover: str) -> None:
+            self._journal.record(step.target, "writing", leftover=leftover, source=step.file)
+
+        try:
+            with destination.open_write(step.target, size=step.file.size, exists=exists, verify=self._orders.verify, on_begin=begun) as writer:
+                if isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file):
+                    self._count(step.file.size)
+                else:
+                    with self._reading(step.file) as body:
+                        while data := body.read(PIECE_BYTES):
+                            writer.write(data)
+                writer.finish()
+                self._still_wanted()
+                self._journal.record(step.target, "publishing", source=step.file)
+        except (OutcomeUnknown, LeaseLost) as error:
+            if isinstance(error, OutcomeUnknown):
+                self._journal.record(step.target, "ambiguous", source=step.file)
+            raise
+        except BaseException:
+            if len(destination.notes) == remarks:  # else something may remain, and is looked for later
+                with contextlib.suppress(FerryError):
+                    self._journal.record(step.target, "discarded", source=step.file)
+            raise
+        return writer.receipt
+
+    def _send(self, step: Step, destination: SendsBody) -> Receipt:
+        """A file as the body of a request; a kill before the last bytes go out has delivered nothing."""
+
+        def committing() -> None:
+            self._still_wanted()
+            self._journal.record(step.target, "publishing", source=step.file)
+
+        self._journal.record(step.target, "writing", source=step.file)
+        key = hashlib.sha256(f"{self._source.identity(step.file.path)}\0{step.file.version}\0{step.result.path}".encode()).hexdigest()[:32]
+        try:
+            return destination.send(step.target, lambda: self._reading(step.file), step.file.size, key=key, on_commit=committing)
+        except OutcomeUnknown:
+            self._journal.record(step.target, "ambiguous", source=step.file)
+            raise
+        except LeaseLost:
+            raise
+        except BaseException:
+            with contextlib.suppress(FerryError):
+                self._journal.record(step.target, "discarded", source=step.file)
+            raise
+
+    @contextlib.contextmanager
+    def _reading(self, file: FileInfo) -> Iterator[BinaryIO]:
+        with self._source.open_read(file) as body:
+            yield cast("BinaryIO", _Watched(body, self._passing))
+
+    def _passing(self, count: int) -> None:
+        """Bytes on their way."""
+        self._still_wanted()
+        self._rate.wait_for(count, self._stopped)
+        self._count(count)
+
+    def _count(self, count: int) -> None:
+        with self._counting:
+            self._bytes += count
+
+    def _still_wanted(self) -> None:
+        if self._stopped.is_set():
+            raise _StoppedError
+
+    def _stands_already(self, step: Step) -> bool:
+        """Whether an earlier run, which cannot say so, delivered this very file."""
+        destination = self._destination
+        assert not isinstance(destination, SendsBody)  # noqa: S101 - decided when planning
+        standing = destination.stat(step.target)
+        if standing is None or standing.size != step.file.size:
+            return False
+        with self._source.open_read(step.file) as mine, destination.open_read(standing) as theirs:
+            return _hash(mine) == _hash(theirs)
+
+    def _found(self, step: Step) -> FileResult:
+        """An earlier run delivered the file and did not come to delete its source."""
+        destination = self._destination
+        if not isinstance(destination, SendsBody):
+            standing = destination.stat(step.target)
+            if standing is None or standing.size != step.file.size:
+                gone = "does not stand there any more" if standing is None else "stands there with another size"
+                raise TransferFailed(f"an earlier run delivered it to {step.result.path}, and it {gone}: its source is kept (--redeliver sends it again)")
+        return replace(step.result, state="written", bytes=step.file.size)
+
+    def _remove_source(self, step: Step, result: FileResult) -> FileResult:
+        try:
+            self._still_wanted()
+            self._journal.record(step.target, "removing source", source=step.file)
+            self._source.delete(step.file)
+            self._journal.record(step.target, "moved", source=step.file)
+        except (_StoppedError, LeaseLost):
+            raise
+        except FileChanged as changed:
+            return replace(result, error=f"delivered, but {changed}; the source is kept, and the next run takes it")
+        except FerryError as error:
+            self.may_help = self.may_help or error.transient
+            return replace(result, error=f"delivered, but its source is kept: {error}")
+        return replace(result, source_deleted=True)
+
+
+def _weight(step: Step) -> int:
+    return min(step.file.size, LARGE_BYTES)
+
+
+def _hash(body: BinaryIO) -> bytes:
+    digest = hashlib.sha256()
+    while data := body.read(PIECE_BYTES):
+        digest.update(data)
+    return digest.digest()
+
+
+class _Watched(io.RawIOBase):
+    """A body whose bytes are counted, slowed down, and refused when they are not wanted any more."""
+
+    def __init__(self, body: BinaryIO, passing: Callable[[int], None]) -> None:
+        super().__init__()
+        self._body = body
+        self._passing = passing
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self._body.read(PIECE_BYTES if size is None or size < 0 else size)
+        self._passing(len(data))
+        return data
+
+
+class _Rate:
+    """Bytes per second of all files together."""
+
+    def __init__(self, bytes_per_second: float | None) -> None:
+        self._each = 1 / bytes_per_second if bytes_per_second else 0.0
+        self._lock = threading.Lock()
+        self._free_at = time.monotonic()
+
+    def wait_for(self, count: int, stopped: threading.Event) -> None:
+        """Wait until so many bytes may pass."""
+        if not self._each:
+            return
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + count * self._each
+            pause = self._free_at - time.monotonic()
+        stopped.wait(pause)

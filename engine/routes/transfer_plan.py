@@ -1,0 +1,210 @@
+"""What a transfer is going to do, decided from one listing before the first byte moves."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from engine import paths, workers
+from engine.errors import ConfigurationError, FerryError
+from engine.protocols import FileDestination, FileSource, SendsBody
+from engine.results import FileResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from engine.protocols import Earlier, Exists, FileInfo, Journal
+    from engine.results import FileState, Verification
+
+FILES_IN_FLIGHT = 8
+MOST_COUNTED = 100_000
+COUNTING_SECONDS = 2.0
+_STANDS = ("written", "replaced", "removing source")
+_UNSURE = ("publishing", "ambiguous")
+
+
+class Store(FileSource, FileDestination, Protocol):
+    """A destination that can be looked at: what an earlier run may have put there is compared with its source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What to move, and how (CONFIGURATION: "Every transfer").
+
+    Attributes:
+        base: Below the source's root: a folder, or one file. Empty: the root.
+        pattern: Which files below `base`.
+        target: Below the destination's root: a folder; or the new name of one file, unless a folder stands there. Empty: the root.
+        target_is_folder: `target` is a folder in any case.
+        exists: What to do with files that stand at the destination.
+        flatten: Drop the folders below `base`.
+        delete_source: Move: delete each source after its verified delivery.
+        verify: The least level of verification; None: what costs no second read.
+        files_in_flight: Files under way at once, at most.
+        min_age: Seconds since its last modification that a file must have been left alone.
+        bytes_per_second: Of all files together, at most; server-side copies pass through nobody's hands and are not slowed down.
+        redeliver: Send what the ledger says was delivered before.
+        dry_run: Say what would be done.
+    """
+
+    base: str = ""
+    pattern: str = "*"
+    target: str = ""
+    target_is_folder: bool = True
+    exists: Exists = "replace"
+    flatten: bool = False
+    delete_source: bool = False
+    verify: Verification | None = None
+    files_in_flight: int = FILES_IN_FLIGHT
+    min_age: float = 0.0
+    bytes_per_second: float | None = None
+    redeliver: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One file and what is to be done with it.
+
+    Attributes:
+        file: As it was listed.
+        target: Its path below the destination's root.
+        todo: `send` it; `compare` it with what stands at the target, since an earlier run may have delivered it; only `remove` the source, which is
+            delivered; or nothing: `none`.
+        result: What is known of it; its state counts where nothing is to be done.
+    """
+
+    file: FileInfo
+    target: str
+    todo: Literal["send", "compare", "remove", "none"]
+    result: FileResult
+
+
+def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, journal: Journal) -> list[Step]:
+    """One step for each file that matches. Blocking.
+
+    Raises:
+        ConfigurationError: There is no such source; two files would meet under one name; a file would be written over itself, or over another source.
+        FerryError: The listing failed.
+    """
+    files, folder, is_single = _chosen(source, orders)
+    target_is_name = is_single and _is_name(destination, orders)
+    steps = []
+    earlier = _Earlier(journal, files)
+    for file in files:
+        relative = file.path[len(folder) :]
+        named = relative.rpartition("/")[2] if orders.flatten else relative
+        target = orders.target if target_is_name else f"{orders.target}/{named}" if orders.target else named
+        result = FileResult(destination.url(target), file.size, None, None, "planned", source=source.url(file.path))
+        steps.append(_decided(Step(file, target, "send", result), orders, earlier.of(file, result.path), can_look=not isinstance(destination, SendsBody)))
+    _refuse_meetings(steps)
+    if not isinstance(destination, SendsBody):
+        _refuse_overlaps(source, destination, steps, None if is_single else (orders.base, orders.pattern))
+    return steps
+
+
+class Unmatched:
+    """Counts, beside the transfer, the files in subfolders that the pattern leaves out: who wrote `*` may have meant them."""
+
+    def __init__(self, source: FileSource, orders: Orders) -> None:
+        self._orders = orders
+        self._counting = workers.start(lambda: _count_unmatched(source, orders), name="ferry-count")
+
+    def note(self) -> tuple[str, ...]:
+        """What there is to say, as far as it is known by now. Blocking, for a moment."""
+        try:
+            count = self._counting.result(timeout=COUNTING_SECONDS)
+        except (FerryError, TimeoutError):
+            return ()
+        many = f"more than {MOST_COUNTED:,}" if count > MOST_COUNTED else f"{count:,}"
+        return (f"{many} file{'' if count == 1 else 's'} in subfolders did not match {self._orders.pattern!r} ('**/*' takes all)",) if count else ()
+
+
+def _count_unmatched(source: FileSource, orders: Orders) -> int:
+    if "**/" in orders.pattern or (orders.base and source.stat(orders.base) is not None):
+        return 0
+    wanted = paths.matcher(paths.join_pattern(orders.base, orders.pattern))
+    depth = orders.base.count("/") + 1 if orders.base else 0
+    below = (f for f in source.list(paths.join_pattern(orders.base, "**/*"), ordered=False) if f.path.count("/") > depth and not wanted.fullmatch(f.path))
+    return sum(1 for _ in itertools.islice(below, MOST_COUNTED + 1))
+
+
+def _chosen(source: FileSource, orders: Orders) -> tuple[list[FileInfo], str, bool]:
+    """The files, the folder that their paths begin with, and whether the source is one file by name."""
+    if orders.base and (single := source.stat(orders.base)) is not None:
+        return [single], single.path[: single.path.rfind("/") + 1], True
+    files = list(source.list(paths.join_pattern(orders.base, orders.pattern)))
+    if not files and source.has_folders and not source.is_folder(orders.base):
+        raise ConfigurationError(f"there is no file or folder {source.url(orders.base or '*').removesuffix('/*')}")
+    return files, f"{orders.base}/" if orders.base else "", False
+
+
+def _is_name(destination: Store | SendsBody, orders: Orders) -> bool:
+    """As `cp` does: one file goes to a new name, unless a folder stands there."""
+    return not orders.target_is_folder and bool(orders.target) and not (not isinstance(destination, SendsBody) and destination.is_folder(orders.target))
+
+
+class _Earlier:
+    """What the ledger of earlier runs says about files, by their source and where they went."""
+
+    def __init__(self, journal: Journal, files: list[FileInfo]) -> None:
+        self._known: Mapping[tuple[str, str], Earlier] = journal.earlier([file.path for file in files])
+
+    def of(self, file: FileInfo, url: str) -> Earlier | None:
+        return self._known.get((file.path, url))
+
+
+def _decided(step: Step, orders: Orders, earlier: Earlier | None, *, can_look: bool) -> Step:
+    if earlier is not None:
+        if earlier.state in _UNSURE and not can_look:
+            return _settled(
+                step, "ambiguous", f"an earlier run cannot say whether it was delivered: look, then ferry files resolve {earlier.id} delivered|resend"
+            )
+        if earlier.version == step.file.version and not orders.redeliver:
+            if earlier.state in _UNSURE:
+                return replace(step, todo="compare")
+            if earlier.state in _STANDS:
+                if orders.delete_source:
+                    return replace(step, todo="remove")
+                return _settled(step, "already delivered")
+    if orders.min_age and (age := _age(step.file)) is not None and age < orders.min_age:
+        return _settled(step, "left", f"younger than {orders.min_age:g} s (min_age); the next run takes it")
+    return step
+
+
+def _age(file: FileInfo) -> float | None:
+    """Seconds since the last modification, by this machine's clock and the store's."""
+    return None if file.modified is None else time.time() - file.modified.timestamp()
+
+
+def _settled(step: Step, state: FileState, why: str | None = None) -> Step:
+    return replace(step, todo="none", result=replace(step.result, state=state, error=why))
+
+
+def _refuse_meetings(steps: Iterable[Step]) -> None:
+    seen: dict[str, str] = {}
+    for step in steps:
+        other = seen.setdefault(step.target, step.file.path)
+        if other != step.file.path:
+            raise ConfigurationError(f"{other!r} and {step.file.path!r} would both become {step.result.path}; nothing was moved (flatten)")
+
+
+def _refuse_overlaps(source: FileSource, destination: Store, steps: list[Step], wanted: tuple[str, str] | None) -> None:
+    """A file written over itself is lost when its source is deleted; one that the next run takes as a source wanders for ever."""
+    if not steps or source.identity(steps[0].file.path).partition(" ")[0] != destination.identity(steps[0].target).partition(" ")[0]:
+        return
+    sources = {source.identity(step.file.path): step.file.path for step in steps}
+    first, path = next(iter(sources.items()))
+    root = first.removesuffix(path) if first.endswith(path) else None
+    taken = paths.matcher(paths.join_pattern(*wanted)) if wanted is not None else None
+    for step in steps:
+        place = destination.identity(step.target)
+        if place in sources:
+            itself = "itself" if sources[place] == step.file.path else f"the source {sources[place]!r}"
+            raise ConfigurationError(f"{step.result.source} would be written over {itself}; source and target must be different places")
+        if taken is not None and wanted is not None and root and place.startswith(root) and taken.fullmatch(place.removeprefix(root)):
+            raise ConfigurationError(
+                f"{step.result.path} lies where the next run looks for sources ({wanted[1]!r}); choose a folder outside, or another pattern"
+            )
