@@ -12,7 +12,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 app = typer.Typer(help="Make and check the tables of the control database (DATABASE_URL).", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("init", help="Make the tables that are missing; nothing that is there is altered.")
+@app.command("init", help="Make the tables that are missing, and columns that ferry's own lack; nothing else that is there is altered.")
 def init(as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's form
     """The command; its help text stands above."""
     from engine import registry

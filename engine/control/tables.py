@@ -139,7 +139,7 @@ def _compare_columns(control: ControlDatabase, table: str, statements: str, foun
     expected = _columns(statements)
     for name, type_name in expected.items():
         if name not in standing:
-            found.problems.append(f"{table}.{name} is missing ({type_name})")
+            found.problems.append(f"{table}.{name} is missing ({type_name})" + ("; ferry db init adds it" if table.startswith(OWN) else ""))
         elif _kind(standing[name]["type"], name) != _kind(type_name, name):
             found.problems.append(f"{table}.{name} is {standing[name]['type']}, not {type_name}")
         elif name == "id" and table == "cai_connector_runs" and not standing[name]["filled"]:

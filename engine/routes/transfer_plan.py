@@ -195,15 +195,14 @@ def _refuse_overlaps(source: FileSource, destination: Store, steps: list[Step], 
     """A file written over itself is lost when its source is deleted; one that the next run takes as a source wanders for ever."""
     if not steps or source.identity(steps[0].file.path).partition(" ")[0] != destination.identity(steps[0].target).partition(" ")[0]:
         return
-    sources = {source.identity(step.file.path): step.file.path for step in steps}
-    first, path = next(iter(sources.items()))
-    root = first.removesuffix(path) if first.endswith(path) else None
+    own = [source.identity(step.file.path) for step in steps]
+    first = steps[0].file.path
+    root = own[0].removesuffix(first) if own[0].endswith(first) else None
     taken = paths.matcher(paths.join_pattern(*wanted)) if wanted is not None else None
-    for step in steps:
+    for step, itself in zip(steps, own, strict=True):
         place = destination.identity(step.target)
-        if place in sources:
-            itself = "itself" if sources[place] == step.file.path else f"the source {sources[place]!r}"
-            raise ConfigurationError(f"{step.result.source} would be written over {itself}; source and target must be different places")
+        if place == itself:
+            raise ConfigurationError(f"{step.result.source} would be written over itself; source and target must be different places")
         if taken is not None and wanted is not None and root and place.startswith(root) and taken.fullmatch(place.removeprefix(root)):
             raise ConfigurationError(
                 f"{step.result.path} lies where the next run looks for sources ({wanted[1]!r}); choose a folder outside, or another pattern"

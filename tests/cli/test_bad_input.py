@@ -52,7 +52,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) ->
         (["export", "SELECT 1", "{out}/x.xlsx", "--database", "{db}"], ["x.xlsx", ".parquet", "--format"]),
         (["export", "SELECT 1", "{out}/", "--database", "{db}"], ["folder", "name the file"]),
         (["export", "SELECT 1", "ftp://host/x.csv", "--database", "{db}"], ["ftp://"]),
-        (["export", "SELECT 1", "s3://bucket", "--database", "{db}"], ["s3://bucket/key"]),
+        (["export", "SELECT 1", "s3://bucket", "--database", "{db}"], ["s3://bucket", "folder", "name the file"]),
         (
             ["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--source-option", "conect_timeout=1"],
             ["'conect_timeout'", "did you mean 'connect_timeout'"],
