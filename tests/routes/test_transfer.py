@@ -54,6 +54,7 @@ class Journal(NullJournal):
     ) -> None:
         assert source is not None
         assert rows is None
+        del leftover, receipt
         self._refuse(path, state)
         self.told[path].append(state)
 
