@@ -63,10 +63,11 @@ class Control:
         self, query: str = "SELECT 1 AS a", destination: Any = None, *, types: tuple[str, str] = ("postgres", "nfs"), name: str = "Lab", **source: Any
     ) -> int:
         """Store one that writes `x.csv`, by default into `folder`; returns its id."""
-        ends = (
-            ("source", types[0], {"connection_string": self.source, "query": query, "csv_filename": "x.csv", **source}),
-            ("destination", types[1], destination or {"path": str(self.folder)}),
-        )
+        return self.transfer(types, {"connection_string": self.source, "query": query, "csv_filename": "x.csv", **source}, destination, name=name)
+
+    def transfer(self, types: tuple[str, str], source: Any, destination: Any = None, *, name: str = "Lab") -> int:
+        """Store one with these ends, by default to `folder`; returns its id."""
+        ends = (("source", types[0], source), ("destination", types[1], destination or {"path": str(self.folder)}))
         ids = []
         for end, code, config in ends:
             add = f"INSERT INTO cai_defined_{end}s (name, {end}_type_lookup_code_id, config) SELECT %s, id, %s FROM ad_lookup_codes WHERE lookup_code = %s RETURNING id"

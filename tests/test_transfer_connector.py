@@ -1,0 +1,207 @@
+"""Connectors that move files: their ledger, what a kill leaves at each point, and what the next run makes of it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import engine
+from engine import reaper
+from engine.errors import ConfigurationError, PartlyFailed
+from tests.control.platform import KILL, Control, until
+from tests.test_reaper import at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILES = {"a.csv": b"a" * 1000, "b.csv": b"", "sub/c.csv": b"c" * 3_000_000}
+
+
+@pytest.fixture
+def control(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Control]:
+    monkeypatch.setenv("DATABASE_URL", database)
+    monkeypatch.setenv("FERRY_LEASE_SECONDS", "2")
+    (tmp_path / "out").mkdir()
+    control = Control(database, tmp_path / "out")
+    yield control
+    control.close()
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    for name, data in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def mover(control: Control, inbox: Path, **more: Any) -> int:
+    return control.transfer(("filesystem", "nfs"), {"path": str(inbox), "file_pattern": "**/*", **more})
+
+
+def states(control: Control, connector: int) -> dict[str, list[str]]:
+    """By source path, over the runs."""
+    found: dict[str, list[str]] = {}
+    for row in control.files(connector):
+        found.setdefault(row["source_path"], []).append(row["state"])
+    return found
+
+
+def test_files_are_moved_noted_and_counted(control: Control, inbox: Path) -> None:
+    connector = mover(control, inbox, delete_source=True)
+    result = engine.run_connector(connector)
+    assert tree(control.folder) == FILES
+    assert tree(inbox) == {}
+    assert (result.ingested, result.counts) == (3, "files")
+    (record,) = control.records(connector)
+    assert (record["status"], record["rows_ingested"]) == ("success", 3)
+    assert record["log_summary"].startswith("3 of 3 files delivered, ")
+    rows = {row["source_path"]: row for row in control.files(connector)}
+    assert {path: (row["state"], row["path"], row["file_bytes"], row["verified"]) for path, row in rows.items()} == {
+        name: ("moved", name, len(data), "size") for name, data in FILES.items()
+    }
+    assert engine.run_connector(connector).headline == "nothing to transfer"
+
+
+def test_a_kept_source_is_sent_once_unless_it_changes_or_is_asked_for(control: Control, inbox: Path) -> None:
+    connector = mover(control, inbox)
+    engine.run_connector(connector)
+    again = engine.run_connector(connector)
+    assert {file.state for file in again.files} == {"already delivered"}
+    assert again.ingested == 0
+    assert (
+        control.records(connector)[-1]["log_summary"].endswith("3 already delivered") or "3 already delivered" in control.records(connector)[-1]["log_summary"]
+    )
+    (inbox / "a.csv").write_bytes(b"changed")
+    assert sorted(file.state for file in engine.run_connector(connector).files) == ["already delivered", "already delivered", "replaced"]
+    assert [file.state for file in engine.run_connector(connector, redeliver=True).files] == ["replaced"] * 3
+    control.folder.joinpath("a.csv").unlink()
+    assert {file.state for file in engine.run_connector(connector).files} == {"already delivered"}  # whoever took it away took it away
+
+
+def test_another_destination_gets_the_files_again(control: Control, inbox: Path, tmp_path: Path) -> None:
+    connector = mover(control, inbox)
+    engine.run_connector(connector)
+    control.execute("UPDATE cai_connectors SET destination_config_override = %s", f'{{"path": "{tmp_path}/elsewhere"}}')
+    assert engine.run_connector(connector).ingested == 3
+    assert tree(tmp_path / "elsewhere") == FILES
+
+
+def test_a_partial_failure_is_a_failed_run_that_names_the_files(control: Control, inbox: Path) -> None:
+    (control.folder / "a.csv").mkdir()
+    connector = mover(control, inbox, delete_source=True)
+    with pytest.raises(PartlyFailed) as caught:
+        engine.run_connector(connector)
+    assert caught.value.result is not None
+    assert caught.value.result.ingested == 2
+    assert set(tree(inbox)) == {"a.csv"}
+    (record,) = control.records(connector)
+    assert (record["status"], record["rows_ingested"]) == ("failed", 2)
+    assert record["log_summary"].startswith("2 of 3 files delivered, ")
+    assert "a.csv" in record["log_summary"]
+    assert states(control, connector) == {"a.csv": ["discarded"], "b.csv": ["moved"], "sub/c.csv": ["moved"]}
+    (control.folder / "a.csv").rmdir()
+    assert engine.run_connector(connector).ingested == 1
+
+
+LEDGER = "engine.control.leases.Ledger"
+STATE = "len(args) > 2 and args[1] == 'a.csv' and args[2] == {!r}"
+# Points at which a run kills itself: whether the file's source and its delivery stand then, and whether the ledger knows of the delivery.
+POINTS = {
+    "before a file is begun": (at("engine.stores.local.LocalStore", "open_write"), True, False, False),
+    "with the file begun": (at("engine.stores.local.LocalWriter", "__enter__", after=True), True, False, False),
+    "before the note of its publication": (at(LEDGER, "record", STATE.format("publishing")), True, False, False),
+    "between the note of its publication and its publication": (at(LEDGER, "record", STATE.format("publishing"), after=True), True, False, False),
+    "between its publication and the note of it": (at(LEDGER, "record", STATE.format("written")), True, True, False),
+    "before the note of its deletion": (at(LEDGER, "record", STATE.format("removing source")), True, True, True),
+    "between the note of its deletion and its deletion": (at(LEDGER, "record", STATE.format("removing source"), after=True), True, True, True),
+    "between its deletion and the note of it": (at(LEDGER, "record", STATE.format("moved")), False, True, True),
+    "when all is done": (at(LEDGER, "record", STATE.format("moved"), after=True), False, True, True),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_rerun_finishes_what_was_killed_at_any_point(control: Control, inbox: Path, point: str) -> None:
+    code, source_stands, is_delivered, is_noted = POINTS[point]
+    connector = mover(control, inbox, delete_source=True, file_pattern="a.csv")
+    process = control.process(connector, code)
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert ("a.csv" in tree(inbox)) is source_stands
+    assert ("a.csv" in tree(control.folder)) is is_delivered
+    assert source_stands or is_delivered
+    until(lambda: reaper.reap().runs)
+    assert set(tree(control.folder)) <= {"a.csv"}  # no temporary file
+    result = engine.run_connector(connector)
+    assert tree(control.folder) == {"a.csv": FILES["a.csv"]}
+    assert "a.csv" not in tree(inbox)
+    assert states(control, connector)["a.csv"][-1] == ("moved" if source_stands or point == "when all is done" else "removing source")
+    if is_delivered:
+        assert all(file.state == "written" and file.sha256 is None for file in result.files)  # found, not sent again
+    assert control.statuses(connector) == ["failed", "success"]
+    assert control.records(connector)[0]["rows_ingested"] == int(is_noted)
+
+
+def ferry(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", "from engine.cli import main; main()", *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_files_are_listed_and_ambiguous_ones_resolved(control: Control, inbox: Path) -> None:
+    connector = mover(control, inbox)
+    engine.run_connector(connector)
+    control.execute("UPDATE ferry_files SET state = 'ambiguous' WHERE source_path = 'a.csv'")
+    number = next(row["id"] for row in control.files(connector) if row["state"] == "ambiguous")
+    shown = ferry("files", "--state", "ambiguous")
+    assert shown.stdout.startswith(f"{number}  ambiguous  connector {connector}, run 1  a.csv -> {control.folder}/a.csv  1000 B  ")
+    assert len(ferry("files").stdout.splitlines()) == 3
+    assert ferry("files", "--connector", "99").stdout == "no files\n"
+    assert "noted as delivered" in ferry("files", "resolve", str(number), "delivered").stdout
+    for arguments, words in (
+        ((str(number), "resend"), "is written, not ambiguous"),
+        (("999", "resend"), "there is no file 999"),
+        ((str(number), "perhaps"), "delivered or resend, not 'perhaps'"),
+    ):
+        refused = ferry("files", "resolve", *arguments)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert words in refused.stderr
+    assert ferry("files", "--state", "lost").returncode == 2
+    control.execute("UPDATE ferry_files SET state = 'ambiguous' WHERE source_path = 'a.csv'")
+    assert "the next run sends it again" in ferry("files", "resolve", str(number), "resend").stdout
+    assert sorted(file.state for file in engine.run_connector(connector).files) == ["already delivered", "already delivered", "replaced"]
+
+
+def test_an_interrupted_transfer_counts_what_it_delivered(control: Control, inbox: Path) -> None:
+    connector = mover(control, inbox, files_in_flight=1)
+    stop = "import engine.control.leases as l, os, signal\n" + at(LEDGER, "record", "args[2] == 'writing' and args[1] == 'sub/c.csv'").replace(
+        KILL, "__import__('os').kill(__import__('os').getpid(), 2), __import__('time').sleep(1)"
+    )
+    process = control.process(connector, stop)
+    process.wait(timeout=30)
+    record = until(lambda: [one for one in control.records(connector) if one["finished_at"]])[0]
+    assert (record["status"], record["rows_ingested"]) == ("failed", 2)
+    assert record["log_summary"].startswith("cancelled: ")
+    assert set(tree(control.folder)) == {"a.csv", "b.csv"}
+
+
+def test_keys_of_the_route_may_stand_at_either_end_and_are_checked(control: Control, inbox: Path) -> None:
+    connector = control.transfer(
+        ("filesystem", "nfs"),
+        {"path": str(inbox), "delete_source": False, "flatten": True},
+        {"path": str(control.folder), "file_pattern": "x", "flatten": False},
+    )
+    assert engine.run_connector(connector).ingested == 2
+    wrong = control.transfer(("filesystem", "nfs"), {"path": str(inbox), "files_in_fligth": 3})
+    with pytest.raises(ConfigurationError, match=r"files_in_fligth.*did you mean 'files_in_flight'"):
+        engine.run_connector(wrong)
+    loads = control.transfer(("filesystem", "postgres"), {"path": str(inbox)}, {"host": "localhost"})
+    with pytest.raises(ConfigurationError, match=r"not possible here|loads no files"):
+        engine.run_connector(loads)
