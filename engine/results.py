@@ -18,6 +18,8 @@ LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded
 DELIVERED: tuple[FileState, ...] = ("written", "replaced")
 _DELIVERED = "ferry_delivered"
 MOST_SHOWN = 50
+LARGEST_INTEGER = 2_147_483_647
+"""Of PostgreSQL's INTEGER, which the platform counts and numbers with."""
 RunStatus = Literal["success", "skipped"]
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from engine.errors import ConfigurationError
-from engine.results import LedgerState, human_bytes
+from engine.results import LARGEST_INTEGER, LedgerState, human_bytes
 
 if TYPE_CHECKING:
     from engine.control.database import Row
     from engine.control.files import Verdict
 
-LARGEST = 2_147_483_647  # INTEGER
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 app = typer.Typer(help="Show the files of connectors by the ledger, those changed last first.", invoke_without_command=True, rich_markup_mode=None)
 
@@ -22,9 +21,9 @@ app = typer.Typer(help="Show the files of connectors by the ledger, those change
 @app.callback()
 def list_files(
     context: typer.Context,
-    connector: Annotated[int | None, typer.Option(metavar="ID", min=1, max=LARGEST, help="Of this connector only.", show_default=False)] = None,
+    connector: Annotated[int | None, typer.Option(metavar="ID", min=1, max=LARGEST_INTEGER, help="Of this connector only.", show_default=False)] = None,
     state: Annotated[str | None, typer.Option(metavar="STATE", help="In this state only, such as ambiguous.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=LARGEST, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=LARGEST_INTEGER, help="At most so many.")] = 50,
     as_json: AsJson = False,  # noqa: FBT002 - typer's form
 ) -> None:
     """The command; its help text stands above."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.errors import ConfigurationError, FerryError
+from engine.results import LARGEST_INTEGER
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from engine.control.database import Row
 
 STATUSES = ("started", "success", "failed", "skipped")
-LARGEST = 2_147_483_647  # INTEGER
 SHORTEST_SUMMARY = 12
 LONGEST_NAME = 24
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -26,9 +26,9 @@ app = typer.Typer(help="Show the runs of connectors, the newest first; runs that
 @app.callback()
 def list_runs(
     context: typer.Context,
-    connector: Annotated[int | None, typer.Option(metavar="ID", min=1, max=LARGEST, help="Of this connector only.", show_default=False)] = None,
+    connector: Annotated[int | None, typer.Option(metavar="ID", min=1, max=LARGEST_INTEGER, help="Of this connector only.", show_default=False)] = None,
     status: Annotated[str | None, typer.Option(metavar="started|success|failed|skipped", help="With this status only.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=LARGEST, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=LARGEST_INTEGER, help="At most so many.")] = 20,
     as_json: AsJson = False,  # noqa: FBT002 - typer's form
 ) -> None:
     """The command; its help text stands above."""

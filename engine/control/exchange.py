@@ -27,13 +27,14 @@ from engine.control.connectors import json_object
 from engine.control.yaml_text import KEEP, Keep
 from engine.errors import ConfigurationError
 from engine.options import is_reference, is_secret, masked
+from engine.results import LARGEST_INTEGER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from engine.control.database import ControlDatabase, Row
 
-Id = Annotated[int, Field(ge=1, le=2_147_483_647, strict=True)]
+Id = Annotated[int, Field(ge=1, le=LARGEST_INTEGER, strict=True)]
 Configuration = dict[str, Any] | None
 
 
@@ -137,7 +138,7 @@ def read(control: ControlDatabase, connector_ids: Sequence[int] | None = None) -
     Raises:
         ConfigurationError: No such connector.
     """
-    stored: dict[type[_Entry], dict[int, Row]] = {one: _stored(control, one) for one in (SourceEntry, DestinationEntry, ConnectorEntry)}
+    stored = _all_stored(control)
     connectors = stored[ConnectorEntry]
     missing = [one for one in connector_ids or () if one not in connectors]
     if missing:
@@ -193,7 +194,7 @@ def connectors_after(control: ControlDatabase, document: Document) -> dict[str, 
     Raises:
         ConfigurationError: As `compare`.
     """
-    after = {one.kind: _stored(control, one) for one in (SourceEntry, DestinationEntry, ConnectorEntry)}
+    after = {one.kind: rows for one, rows in _all_stored(control).items()}
     listed: dict[str, Row] = {}
     changed: set[tuple[str, int | None]] = set()
     for (place, _), (entry, lines) in zip(document.entries(), _changes(control, document), strict=True):
@@ -228,7 +229,7 @@ def _as_listed(row: Row, sources: Mapping[int, Row], destinations: Mapping[int, 
 
 
 def _changes(control: ControlDatabase, document: Document) -> list[tuple[_Entry, list[str]]]:
-    stored: dict[type[_Entry], dict[int, Row]] = {one: _stored(control, one) for one in (SourceEntry, DestinationEntry, ConnectorEntry)}
+    stored = _all_stored(control)
     codes = {row["code"] for row in control.query("SELECT lower(trim(lookup_code)) AS code FROM ad_lookup_codes WHERE lookup_code IS NOT NULL")}
     known = {"source": set(stored[SourceEntry]) | _ids(document.sources), "destination": set(stored[DestinationEntry]) | _ids(document.destinations)}
     changes = []
@@ -335,6 +336,10 @@ def _filled(value: Any, stored: Any, place: str) -> Any:
         beside = stored if isinstance(stored, dict) else {}
         return {key: _filled(one, beside.get(key), f"{place}.{key}") for key, one in value.items()}
     return value
+
+
+def _all_stored(control: ControlDatabase) -> dict[type[_Entry], dict[int, Row]]:
+    return {one: _stored(control, one) for one in (SourceEntry, DestinationEntry, ConnectorEntry)}
 
 
 def _stored(control: ControlDatabase, entry_type: type[_Entry]) -> dict[int, Row]:

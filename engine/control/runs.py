@@ -6,19 +6,20 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from engine.results import LARGEST_INTEGER
+
 if TYPE_CHECKING:
     from engine.control.database import ControlDatabase, Row
 
 RUNNING = "running on "
 """What the summary of a record begins with while it is `started`: so that ferry closes no record of somebody else's."""
-LARGEST_INTEGER = 2_147_483_647
 PATIENCE_SECONDS = 45.0
 """How long the end of a run waits for a control database that is away; after that, whoever comes next closes the record."""
 
-DELIVERED_COUNT = """
-    (SELECT LEAST(COALESCE(sum(CASE WHEN f.source_path IS NULL THEN f.file_rows ELSE 1 END), 0), 2147483647)::int FROM ferry_files f
+DELIVERED_COUNT = f"""
+    (SELECT LEAST(COALESCE(sum(CASE WHEN f.source_path IS NULL THEN f.file_rows ELSE 1 END), 0), {LARGEST_INTEGER})::int FROM ferry_files f
      WHERE f.run_id = r.id AND f.state IN ('written', 'replaced', 'removing source', 'moved'))
-"""
+"""  # noqa: S608 - our own text
 """What a run (`cai_connector_runs r`) has delivered by its ledger, whatever became of it: rows of an export, files of a transfer."""
 _RECORDS = """
     SELECT r.id, r.connector_id, c.name AS connector_name, r.status, r.prefect_flow_run_id, r.started_at, r.finished_at, r.rows_ingested, r.log_summary

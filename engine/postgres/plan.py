@@ -8,6 +8,7 @@ query as written, which gives errors their position, then of the query as a subq
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,7 @@ def _parse(connection: psycopg.Connection[Any], query: str, options: PostgresOpt
 
 
 def _rejected(result: pq.abc.PGresult, query: str, options: PostgresOptions) -> FerryError:
-    """The server's words about a statement that has not run: they can repeat the query's text, but no cell."""
+    """The server's words about a statement that has not run. Class 22 (data exception) quotes a literal of the query, which may be a patient's number."""
     state = _diagnosis(result, pq.DiagnosticField.SQLSTATE)
     if not state:
         return query_failed(options, None)
@@ -164,8 +165,19 @@ def _rejected(result: pq.abc.PGresult, query: str, options: PostgresOptions) -> 
     position = _diagnosis(result, pq.DiagnosticField.STATEMENT_POSITION)
     place = f" at {_line_and_column(query, int(position))}" if position else ""
     message = f"PostgreSQL does not accept the query: {text}{place} (SQLSTATE {state})"
+    if state.startswith("22"):
+        return QueryFailed(f"PostgreSQL does not accept a literal of the query{place} (SQLSTATE {state}, {_condition(state)})", sqlstate=state)
     syntax_error = "42601"
     return ConfigurationError(message) if state == syntax_error else QueryFailed(message, sqlstate=state)
+
+
+def _condition(state: str) -> str:
+    """The name of a SQLSTATE's condition: `invalid text representation`."""
+    try:
+        name = psycopg.errors.lookup(state).__name__
+    except KeyError:
+        name = "DataException"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
 def _diagnosis(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str:

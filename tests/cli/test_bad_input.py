@@ -124,6 +124,7 @@ def test_a_database_that_cannot_be_reached_ends_with_1(database: str, tmp_path: 
         ("SELECT b FROM t", ["column", "42703"]),
         ("SELECT 1 / a FROM t", ["division by zero", "22012"]),
         ("SELECT name::int FROM p", ["22P02"]),
+        (f"SELECT *\nFROM t WHERE a = '{SECRET}'", ["22P02", "invalid text representation", "line 2, column 18"]),
         ("SELECT 'infinity'::date AS d", ["column 'd'", "row 1", "--unrepresentable d=text"]),
     ],
 )
