@@ -75,7 +75,8 @@ class ExportJob:
 
     def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.export.export`."""
-        result = route.export(self.source, self.layout, self.store, self.target, journal=journal, on_progress=on_progress)
+        with contextlib.closing(self.store):
+            result = route.export(self.source, self.layout, self.store, self.target, journal=journal, on_progress=on_progress)
         return replace(result, notes=(*self.notes, *result.notes))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import threading
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Literal, cast
 from urllib.parse import urlsplit
 
@@ -17,9 +18,10 @@ from pydantic import Field, field_validator
 from engine import paths
 from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, FileChanged, TransferFailed
-from engine.options import ENVIRONMENT, Options, Secret
+from engine.options import ENVIRONMENT, MIB, Options, Secret
 from engine.paths import File
 from engine.stores.s3_errors import FAILURES, code, status, translated
+from engine.stores.s3_requests import ObjectRequests
 from engine.stores.s3_upload import PARTS_AT_ONCE, SINGLE_REQUEST_BYTES, S3Writer
 from engine.stores.window import Window
 
@@ -32,8 +34,11 @@ if TYPE_CHECKING:
     from engine.protocols import Exists, FileInfo
     from engine.results import Verification
     from engine.stores.s3_errors import Failure
+    from engine.stores.s3_requests import Answer
 
 _LONGEST_KEY = 1024
+SMALL_BYTES = 4 * MIB
+"""What is read in one short request."""
 
 
 def _environment(name: str) -> Any:
@@ -100,6 +105,8 @@ class S3Store:
         self._held = 0  # bytes of small objects that are finished but not sent; see `hold`
         self._lock = threading.Lock()
         self._client: S3Client | None = None
+        self._requests: ObjectRequests | None = None
+        self._bucket_stands = False
         self._check_encryption()
 
     @property
@@ -113,6 +120,15 @@ class S3Store:
             if self._client is None:
                 self._client = self._connect()
             return self._client
+
+    @property
+    def requests(self) -> ObjectRequests:
+        """The short way for requests about single objects."""
+        client = self.client
+        with self._lock:
+            if self._requests is None:
+                self._requests = ObjectRequests(client, self.options.bucket)
+            return self._requests
 
     def url(self, path: str) -> str:
         """`s3://bucket/key`."""
@@ -134,6 +150,9 @@ class S3Store:
     def close(self) -> None:
         """Close idle connections."""
         with self._lock:
+            if self._requests is not None:
+                self._requests.close()
+                self._requests = None
             if self._client is not None:
                 self._client.close()
                 self._client = None
@@ -169,6 +188,9 @@ class S3Store:
 
     def stat(self, path: str) -> File | None:
         """The object at `path`, or None."""
+        answer = self.requests.ask("HEAD", self.key(path), {})
+        if answer is not None:
+            return self._described(path, answer)
         try:
             head = self.client.head_object(Bucket=self.options.bucket, Key=self.key(path))
         except FAILURES as error:
@@ -177,6 +199,13 @@ class S3Store:
                 return None
             raise self.translated(error, f"look at {self.url(path)}") from None
         return File(path, head["ContentLength"], head["LastModified"], head["ETag"].strip('"'))
+
+    def _described(self, path: str, answer: Answer) -> File | None:
+        if answer.status == 404:  # noqa: PLR2004 - HTTP
+            self._check_bucket()
+            return None
+        headers = answer.headers
+        return File(path, int(headers["content-length"]), parsedate_to_datetime(headers["last-modified"]), headers["etag"].strip('"'))
 
     def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
         """Matching objects in the order of their keys' bytes; folder markers are left out."""
@@ -209,6 +238,9 @@ class S3Store:
         if left <= 0:
             yield cast("BinaryIO", io.BytesIO())
             return
+        if left <= SMALL_BYTES and (small := self._read_small(file, start, left)) is not None:
+            yield cast("BinaryIO", io.BytesIO(small))
+            return
         try:
             asked = {"Bucket": self.options.bucket, "Key": self.key(file.path), "IfMatch": f'"{file.version}"', "Range": f"bytes={start}-{start + left - 1}"}
             body = self.client.get_object(**asked)["Body"]  # type: ignore[arg-type]  # all strings
@@ -223,6 +255,12 @@ class S3Store:
 
         with contextlib.closing(body):
             yield cast("BinaryIO", Window(read, left, self.url(file.path)))
+
+    def _read_small(self, file: FileInfo, start: int, length: int) -> bytes | None:
+        """By one short request; None: ask boto3."""
+        which = {"if-match": f'"{file.version}"', **({} if length == file.size else {"range": f"bytes={start}-{start + length - 1}"})}
+        answer = self.requests.ask("GET", self.key(file.path), which)
+        return answer.body if answer is not None and len(answer.body) == length else None
 
     def delete(self, file: FileInfo) -> None:
         """Delete the object if it is still that version."""
@@ -317,8 +355,11 @@ class S3Store:
 
     def _check_bucket(self) -> None:
         """A missing object and a missing bucket answer a HEAD alike."""
+        if self._bucket_stands:
+            return
         try:
             self.client.head_bucket(Bucket=self.options.bucket)
+            self._bucket_stands = True
         except FAILURES as error:
             if status(error) == 404:  # noqa: PLR2004 - HTTP
                 where = self.options.endpoint_url or "AWS"
