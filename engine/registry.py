@@ -51,6 +51,7 @@ class _Class:
 _STORES = {
     S3: (_Class("engine.stores.s3:S3Options"), _Class("engine.stores.s3:S3Store")),
     FOLDER: (_Class("engine.stores.local:FolderOptions"), _Class("engine.stores.local:LocalStore")),
+    SFTP: (_Class("engine.stores.sftp:SftpOptions"), _Class("engine.stores.sftp:SftpStore")),
 }
 _ROW_SOURCES = {
     POSTGRES: (_Class("engine.postgres.source_options:PostgresSourceOptions"), _Class("engine.postgres.source:PostgresSource")),

@@ -15,6 +15,7 @@ import pytest
 
 from engine import embedded
 from tests.control.platform import Control
+from tests.stores import sftp_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +107,26 @@ def bucket(s3_client: Any) -> Iterator[str]:
 def s3_options(s3_server: embedded.S3, bucket: str) -> dict[str, Any]:
     """Keys of an S3 destination in that bucket."""
     return {**s3_server.options(), "bucket": bucket}
+
+
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sftp_servers.SftpServer]:
+    """rclone's SFTP server."""
+    with sftp_servers.rclone(tmp_path_factory.mktemp("sftp")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def openssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sftp_servers.SftpServer]:
+    """OpenSSH's SFTP server; needed by tests marked `system`."""
+    with sftp_servers.openssh(tmp_path_factory.mktemp("openssh")) as server:
+        yield server
+
+
+@pytest.fixture
+def sftp_folder() -> str:
+    """The name of a folder that nobody else uses, for one test."""
+    return f"test-{next(_numbers)}"
 
 
 @pytest.fixture(autouse=True)

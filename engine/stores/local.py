@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from engine.errors import ConfigurationError, FerryError, FileChanged, Integrity
 from engine.options import Options
 from engine.paths import File
 from engine.results import Receipt
+from engine.stores.temporary import is_temporary, new_token, temporary_name
 from engine.stores.window import Window
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
     from engine.protocols import Exists, FileInfo
     from engine.results import Verification
-
-_LONGEST_NAME = 255  # bytes, on every common file system
-_TOKEN_BYTES = 6
-_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{{2 * _TOKEN_BYTES}}}\.part", re.DOTALL)
 
 
 def _mode(value: Any) -> Any:
@@ -184,7 +180,7 @@ class LocalStore:
     def sweep(self, path: str, leftover: str) -> bool:
         """Remove the temporary file of a run that was killed."""
         place = self._place(path)
-        if "/" in leftover or not _TEMPORARY.fullmatch(leftover):
+        if not is_temporary(leftover):
             return False
         self._check_mount()  # what is not found on a share that is not mounted may still be there
         try:
@@ -226,7 +222,7 @@ class LocalStore:
             if entry.is_dir(follow_symlinks=False):
                 if deep:
                     yield from self._walk(folder / entry.name, f"{prefix}{entry.name}/", deep=deep)
-            elif not _TEMPORARY.fullmatch(entry.name):
+            elif not is_temporary(entry.name):
                 yield prefix + entry.name
 
 
@@ -241,7 +237,7 @@ class LocalWriter:
         self._declared = declared
         self._exists = exists
         self._digest = hashlib.sha256()
-        self._temporary = place.with_name(_temporary_name(place.name, secrets.token_hex(_TOKEN_BYTES)))
+        self._temporary = place.with_name(temporary_name(place.name, new_token()))
         self._made: list[Path] = []
         self._handle: BinaryIO | None = None
         self._begun = False
@@ -364,16 +360,6 @@ class LocalWriter:
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def _temporary_name(name: str, token: str) -> str:
-    """`.name.token.part`; a long name is shortened with its hash, since names end at 255 bytes."""
-    tail = f".{token}.part"
-    room = _LONGEST_NAME - len(tail) - 1
-    encoded = os.fsencode(name)
-    if len(encoded) > room:
-        name = os.fsdecode(encoded[: room - 40]).encode("utf-8", "ignore").decode() + hashlib.sha256(encoded).hexdigest()[:32]
-    return f".{name}{tail}"
 
 
 def _sync_folder(folder: Path) -> None:

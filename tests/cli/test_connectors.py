@@ -183,7 +183,7 @@ def test_check_knows_what_happens_to_a_file_that_stands(platform: Platform, if_e
         ({"destination": {"prefix": "x"}, "types": ("postgres", "s3")}, ["'bucket' is missing"]),
         ({"types": ("mongodb", "nfs")}, ["unknown type 'mongodb'", "sql_database"]),
         ({"types": ("postgres", "ftp")}, ["unknown type 'ftp'"]),
-        ({"destination": {"path": "/x", "host": "nas"}, "types": ("postgres", "sftp")}, ["'sftp' is not possible here"]),
+        ({"destination": {"path": "/x", "hst": "nas"}, "types": ("postgres", "sftp")}, ["unknown key 'hst'", "did you mean 'host'"]),
         ({"source": "NULL"}, ["'query' is missing"]),
         ({"source": "[1, 2]"}, ["no JSON object"]),
         ({"source": {**GOOD, "connection_string": "env:NOT_SET"}}, ["NOT_SET", "not set"]),

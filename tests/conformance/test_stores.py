@@ -18,12 +18,13 @@ from engine.paths import File
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
 from engine.stores.s3 import S3Options, S3Store
+from engine.stores.sftp import SftpOptions, SftpStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-STORES = ("memory", "local", "s3")
+STORES: tuple[Any, ...] = ("memory", "local", "s3", "sftp", pytest.param("sftp-openssh", marks=pytest.mark.system))
 HOSTILE_NAMES = ("../x", "a/../../x", "/etc/x", "", ".", "..", "a//b", "a/", "a\\b", "C:x", "nul\0l", "./x", "a/./b")
 UNICODE_NAMES = (
     "žluťoučký kůň.csv",
@@ -42,12 +43,20 @@ class Failure(Exception):
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """An empty store."""
+    with contextlib.closing(_made(request, tmp_path)) as made:
+        yield made
+
+
+def _made(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "memory":
         return MemoryStore()
     if request.param == "local":
         return LocalStore(FolderOptions(path=str(tmp_path / "root")))
+    if request.param.startswith("sftp"):
+        server = request.getfixturevalue("openssh_server" if request.param == "sftp-openssh" else "sftp_server")
+        return SftpStore(SftpOptions.parse(server.options(request.getfixturevalue("sftp_folder")), where="test"))
     options = request.getfixturevalue("s3_options")
     return S3Store(S3Options.parse({**options, "path": "below/here", "chunk_size_mb": 5}, where="test"))
 
@@ -61,6 +70,10 @@ def leftovers(store: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Cal
             return sorted(str(p.relative_to(tmp_path / "root")) for p in (tmp_path / "root").rglob("*"))
         if isinstance(store, MemoryStore):
             return [f.path for f in store.list("**/*")]
+        if isinstance(store, SftpStore):
+            server = request.getfixturevalue("openssh_server" if "openssh" in request.node.name else "sftp_server")
+            below = server.root / request.getfixturevalue("sftp_folder")
+            return sorted(str(p.relative_to(below)) for p in below.rglob("*"))
         client, bucket = request.getfixturevalue("s3_client"), request.getfixturevalue("bucket")
         uploads = [u["Key"] for u in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
         return [o["Key"] for o in client.list_objects_v2(Bucket=bucket).get("Contents", [])] + uploads

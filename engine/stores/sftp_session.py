@@ -1,0 +1,273 @@
+"""One SFTP session: paramiko's client with what it lacks, all of its private methods that we use in one place.
+
+paramiko's own files drop the errors of pipelined writes and of CLOSE, and prefetch without bound; so none of them is used here. Requests are sent
+by number, each answer goes to whoever asked, and a status other than success is `StatusError`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Any, Protocol
+
+import paramiko
+from paramiko.sftp import (
+    CMD_ATTRS,
+    CMD_CLOSE,
+    CMD_EXTENDED,
+    CMD_EXTENDED_REPLY,
+    CMD_FSTAT,
+    CMD_HANDLE,
+    CMD_INIT,
+    CMD_LSTAT,
+    CMD_MKDIR,
+    CMD_NAME,
+    CMD_OPEN,
+    CMD_OPENDIR,
+    CMD_READ,
+    CMD_READDIR,
+    CMD_REALPATH,
+    CMD_REMOVE,
+    CMD_RENAME,
+    CMD_RMDIR,
+    CMD_STAT,
+    CMD_STATUS,
+    CMD_VERSION,
+    CMD_WRITE,
+    SFTP_EOF,
+    SFTP_OK,
+    int64,
+)
+
+from engine.stores.sftp_errors import NO_SUCH_FILE, StatusError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+POSIX_RENAME = "posix-rename@openssh.com"
+HARD_LINK = "hardlink@openssh.com"
+SYNC = "fsync@openssh.com"
+LIMITS = "limits@openssh.com"
+CHECK_FILE = "check-file"
+_VERSION = 3
+_COMMON_CHUNK = 32_600  # every server takes 32 KiB; this with its header fits one packet of an SSH channel, which is faster than one and a bit
+_LARGEST_CHUNK = 255 << 10  # what OpenSSH takes
+
+
+class Asks(Protocol):
+    """Whoever sends pipelined requests; `Session` keeps it by a weak reference only."""
+
+    def _async_response(self, kind: int, message: paramiko.Message, number: int) -> None:
+        """Take the answer to request `number`; may not raise."""
+
+
+class Session(paramiko.SFTPClient):
+    """An SFTP channel, used by one thread at a time. Paths are text, and any bytes of a name survive (`os.fsencode`).
+
+    Attributes:
+        extensions: What the server announced.
+        read_chunk: Bytes to ask for in one request.
+        write_chunk: Bytes to send in one request.
+    """
+
+    if TYPE_CHECKING:  # what paramiko's stubs leave out
+        request_number: int
+        sock: paramiko.Channel
+        _expecting: MutableMapping[int, Any]
+
+        def _async_request(self, fileobj: Any, t: int, *args: Any) -> int: ...
+        def _request(self, t: int, *args: Any) -> tuple[int, paramiko.Message]: ...
+        def _send_packet(self, t: int, packet: paramiko.Message) -> None: ...
+        def _read_packet(self) -> tuple[int, bytes]: ...
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self.extensions: dict[str, bytes] = {}
+        self.read_chunk = self.write_chunk = _COMMON_CHUNK
+        self._torn = False  # left in the middle of a packet
+        super().__init__(channel)
+        self._ask_limits()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the next request would meet a connection that is alive and owes no answer."""
+        return not self._torn and not self._expecting and not self.sock.closed and self.sock.get_transport().is_active()
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether it was left in the middle of a packet, or while an answer was awaited: nothing more can be asked."""
+        return self._torn
+
+    def close(self) -> None:
+        """End the channel and its connection."""
+        super().close()
+        self.sock.get_transport().close()
+
+    # requests that are answered before the call returns
+
+    def open_file(self, path: str, flags: int) -> bytes:
+        """A handle."""
+        return self._answer(CMD_HANDLE, CMD_OPEN, os.fsencode(path), flags, paramiko.SFTPAttributes()).get_binary()
+
+    def close_file(self, handle: bytes) -> None:
+        """CLOSE, whose status counts: quotas and delayed writes show here."""
+        self._answer(CMD_STATUS, CMD_CLOSE, handle)
+
+    def attributes(self, path: str, *, follow: bool = True) -> paramiko.SFTPAttributes | None:
+        """What stands at the path, None when nothing does."""
+        try:
+            message = self._answer(CMD_ATTRS, CMD_STAT if follow else CMD_LSTAT, os.fsencode(path))
+        except StatusError as refused:
+            if refused.code == NO_SUCH_FILE:
+                return None
+            raise
+        return _attributes(message)
+
+    def attributes_of(self, handle: bytes) -> paramiko.SFTPAttributes:
+        """Of an open file."""
+        return _attributes(self._answer(CMD_ATTRS, CMD_FSTAT, handle))
+
+    def entries(self, folder: str) -> list[tuple[str, paramiko.SFTPAttributes]]:
+        """Names in a folder, with what they themselves are (links are not followed)."""
+        handle = self._answer(CMD_HANDLE, CMD_OPENDIR, os.fsencode(folder or ".")).get_binary()
+        found: list[tuple[str, paramiko.SFTPAttributes]] = []
+        while True:
+            try:
+                message = self._answer(CMD_NAME, CMD_READDIR, handle)
+            except EOFError:
+                break
+            for _ in range(message.get_int()):
+                name = os.fsdecode(message.get_binary())
+                message.get_binary()  # the line of `ls -l`
+                found.append((name, _attributes(message)))
+        self.close_file(handle)
+        return [entry for entry in found if entry[0] not in {".", ".."}]
+
+    def absolute(self, path: str) -> str:
+        """The path without links and from the root, as the server says."""
+        message = self._answer(CMD_NAME, CMD_REALPATH, os.fsencode(path or "."))
+        message.get_int()
+        return os.fsdecode(message.get_binary())
+
+    def make_folder(self, path: str) -> None:
+        """MKDIR."""
+        self._answer(CMD_STATUS, CMD_MKDIR, os.fsencode(path), paramiko.SFTPAttributes())
+
+    def remove_folder(self, path: str) -> None:
+        """RMDIR."""
+        self._answer(CMD_STATUS, CMD_RMDIR, os.fsencode(path))
+
+    def remove_file(self, path: str) -> None:
+        """REMOVE."""
+        self._answer(CMD_STATUS, CMD_REMOVE, os.fsencode(path))
+
+    def plain_rename(self, old: str, new: str) -> None:
+        """RENAME; must not replace (section 6.5 of the draft), which not every server keeps."""
+        self._answer(CMD_STATUS, CMD_RENAME, os.fsencode(old), os.fsencode(new))
+
+    def extended(self, name: str, *args: bytes) -> None:
+        """A request of an extension that is answered by a status."""
+        self._answer(CMD_STATUS, CMD_EXTENDED, name, *args)
+
+    def digest_of(self, handle: bytes) -> bytes:
+        """The server's answer to `check-file` for the whole file, which ends with the SHA-256."""
+        return self._answer(CMD_EXTENDED_REPLY, CMD_EXTENDED, "check-file-handle", handle, "sha256", int64(0), int64(0), 0).get_remainder()
+
+    # pipelined requests, each answered to `asks`
+
+    def send_write(self, asks: Asks, handle: bytes, offset: int, data: memoryview) -> int:
+        """Send one WRITE, copied once; returns its number."""
+        number = self.request_number
+        self.request_number += 1
+        self._expecting[number] = asks
+        length = 1 + 4 + 4 + len(handle) + 8 + 4 + len(data)
+        head = struct.pack(f">IBII{len(handle)}sQI", length, CMD_WRITE, number, len(handle), handle, offset, len(data))
+        self._write_all(b"".join((head, data)))
+        return number
+
+    def send_read(self, asks: Asks, handle: bytes, offset: int, length: int) -> int:
+        """Send one READ; returns its number."""
+        return self._async_request(asks, CMD_READ, handle, int64(offset), length)
+
+    def take_answer(self) -> None:
+        """Wait for one answer and give it to whoever asked."""
+        self._read_response()
+
+    def has_answer(self) -> bool:
+        """Whether an answer has begun to arrive."""
+        return self.sock.recv_ready()
+
+    # what of paramiko is done differently
+
+    def _send_version(self) -> int:
+        """Keeps the extensions, which paramiko throws away."""
+        message = paramiko.Message()
+        message.add_int(_VERSION)
+        self._send_packet(CMD_INIT, message)
+        kind, data = self._read_packet()
+        if kind != CMD_VERSION:
+            raise paramiko.SFTPError("no version")
+        answer = paramiko.Message(data)
+        version = answer.get_int()
+        while answer.get_so_far() != data:
+            name = answer.get_binary().decode("utf-8", "replace")
+            self.extensions[name] = answer.get_binary()
+        return version
+
+    def check_status(self, msg: paramiko.Message) -> None:
+        """Read a status.
+
+        Raises:
+            StatusError: It is no success.
+            EOFError: It is the end of the file.
+        """
+        code = msg.get_int()
+        if code == SFTP_EOF:
+            raise EOFError
+        if code != SFTP_OK:
+            raise StatusError(code)
+
+    _convert_status = check_status  # what paramiko calls it
+
+    def _write_all(self, out: bytes) -> None:
+        """Without copying the rest for every packet; a closed channel is no end of a file."""
+        rest = memoryview(out)
+        self._torn = True
+        while rest:
+            sent = self.sock.send(rest)  # type: ignore[arg-type]  # any buffer
+            if not sent:
+                raise paramiko.SSHException("the channel is closed")
+            rest = rest[sent:]
+        self._torn = False
+
+    def _read_response(self, waitfor: int | None = None) -> tuple[Any, Any]:
+        self._torn = True
+        try:
+            answer: tuple[Any, Any] = super()._read_response(waitfor)  # type: ignore[misc]
+        except (StatusError, EOFError):  # a status, read to its end
+            self._torn = False
+            raise
+        self._torn = False
+        return answer
+
+    def _answer(self, wanted: int, kind: int, *args: Any) -> paramiko.Message:
+        got, message = self._request(kind, *args)
+        if got != wanted:
+            raise paramiko.SFTPError("an answer of another kind")
+        return message
+
+    def _ask_limits(self) -> None:
+        if LIMITS not in self.extensions:
+            return
+        try:
+            message = self._answer(CMD_EXTENDED_REPLY, CMD_EXTENDED, LIMITS)
+        except StatusError:
+            return
+        message.get_int64()  # of a whole packet
+        reads, writes = message.get_int64(), message.get_int64()
+        self.read_chunk = min(reads or _COMMON_CHUNK, _LARGEST_CHUNK)
+        self.write_chunk = min(writes or _COMMON_CHUNK, _LARGEST_CHUNK)
+
+
+def _attributes(message: paramiko.Message) -> paramiko.SFTPAttributes:
+    found: paramiko.SFTPAttributes = paramiko.SFTPAttributes._from_msg(message)  # type: ignore[attr-defined]  # noqa: SLF001 - paramiko's own parser
+    return found

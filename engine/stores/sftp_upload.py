@@ -1,0 +1,334 @@
+"""One file on its way to an SFTP server: written under a temporary name with many requests in flight, each of whose answers is checked.
+
+In memory is one chunk; what is in flight lies in the channel and in the kernel's buffers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import posixpath
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import paramiko
+from paramiko.sftp import CMD_STATUS, SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLAG_READ, SFTP_FLAG_WRITE
+
+from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
+from engine.results import Receipt, reaches
+from engine.stores.sftp_errors import FAILURES, NO_SUCH_FILE, UNSUPPORTED, StatusError, translating
+from engine.stores.sftp_publish import Publication
+from engine.stores.sftp_read import ReadAhead
+from engine.stores.sftp_session import CHECK_FILE, SYNC
+from engine.stores.temporary import new_token, temporary_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from engine.protocols import Exists
+    from engine.results import Verification
+    from engine.stores.sftp_connection import Pool
+    from engine.stores.sftp_errors import Failure
+    from engine.stores.sftp_session import Session
+
+IN_FLIGHT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file goes: its path on the server, and how people are shown it."""
+
+    path: str
+    url: str
+
+    def beside(self, name: str) -> str:
+        """The path of another name in the same folder."""
+        return posixpath.join(posixpath.dirname(self.path), name)
+
+
+class SftpWriter:
+    """A streaming upload (`FileWriter`). Nothing stands at the final name before the block is left without an exception."""
+
+    def __init__(self, pool: Pool, place: Place, *, declared: int | None, exists: Exists, verify: Verification | None) -> None:
+        self.size = 0
+        self.remains: list[str] = []  # what could not be removed
+        self._pool = pool
+        self._place = place
+        self._declared = declared
+        self._exists = exists
+        self._verify = verify
+        self._token = new_token()
+        self._temporary = place.beside(self.temporary_name)
+        self._digest = hashlib.sha256()
+        self._filling = bytearray()
+        self._sent = 0
+        self._unanswered: set[int] = set()  # numbers of WRITE requests
+        self._failure: Failure | None = None
+        self._session: Session | None = None
+        self._handle: bytes | None = None
+        self._made: list[str] = []
+        self._begun = False
+        self._broken = False
+        self._finished = False
+        self._found = paramiko.SFTPAttributes()
+        self._level: Verification = "accepted"
+        self._reported = {"path": place.path}
+        self._receipt: Receipt | None = None
+
+    @property
+    def temporary_name(self) -> str:
+        """The name that the file has until it is published."""
+        return temporary_name(posixpath.basename(self._place.path), self._token)
+
+    @property
+    def receipt(self) -> Receipt:
+        """Complete once the file is published."""
+        if self._receipt is None:
+            raise RuntimeError("the file is not published yet")
+        return self._receipt
+
+    def __enter__(self) -> Self:
+        try:
+            self._session = session = self._pool.take()
+            with translating(self._what):
+                self._make_folders(session)
+                self._begun = True
+                self._handle = session.open_file(self._temporary, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def write(self, data: bytes | memoryview | Any) -> int:
+        """Append; blocks while too many requests are in flight, and raises as soon as one is known to have failed."""
+        if self._session is None:
+            raise RuntimeError("the file is finished")
+        view = memoryview(data).cast("B")
+        self._digest.update(view)
+        self.size += len(view)
+        chunk, at = self._session.write_chunk, 0
+        with self._breaking(), translating(self._what):
+            if self._filling:
+                at = min(chunk - len(self._filling), len(view))
+                self._filling += view[:at]
+                if len(self._filling) < chunk:
+                    return len(view)
+                self._send_filling(self._session)
+            while len(view) - at >= chunk:
+                self._send(self._session, view[at : at + chunk])
+                at += chunk
+            self._filling += view[at:]
+        return len(view)
+
+    def finish(self) -> None:
+        """Send the tail, see every answer, sync, close, and look at what the server has; the file still has its temporary name."""
+        if self._finished:
+            return
+        if self._broken or self._session is None:
+            raise TransferFailed(f"{self._place.url}: an earlier failure to write it was ignored; not published")
+        with self._breaking():
+            if self._declared is not None and self._declared != self.size:
+                raise IntegrityError(f"{self._place.url}: {self.size:,} bytes written, {self._declared:,} announced; not published")
+            with translating(self._what):
+                self._complete(self._session)
+                found = self._session.attributes(self._temporary)
+            self._check_size(found)
+            with translating(f"verify {self._place.url}"):
+                self._reach(self._session)
+            self._pool.give_back(self._session)
+            self._session = None
+            self._finished = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._discard()
+            return
+        try:
+            self.finish()
+            publication = Publication(self._pool, self._temporary, self._place, self._found, self._exists)
+            self._begun = False  # from here on the publication decides what is left
+            try:
+                publication.run()
+            finally:
+                self.remains += publication.remains
+                self._begun = publication.is_pending
+        except BaseException:
+            self._discard()
+            raise
+        self._receipt = Receipt(self.size, self._digest.hexdigest(), self._level, publication.replaced, self._reported)
+
+    @property
+    def _what(self) -> str:
+        return f"write {self._place.url}"
+
+    @contextlib.contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Whoever swallows an error from here must not publish what is left."""
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            raise
+
+    def _send_filling(self, session: Session) -> None:
+        filling, self._filling = self._filling, bytearray()
+        self._send(session, memoryview(filling))
+
+    def _send(self, session: Session, data: memoryview) -> None:
+        assert self._handle is not None  # noqa: S101 - open as long as the session is held
+        while len(self._unanswered) * session.write_chunk >= IN_FLIGHT_BYTES:
+            session.take_answer()
+        while self._unanswered and session.has_answer():
+            session.take_answer()
+        if self._failure is not None:
+            raise self._failure
+        self._unanswered.add(session.send_write(self, self._handle, self._sent, data))
+        self._sent += len(data)
+
+    def _async_response(self, kind: int, message: paramiko.Message, number: int) -> None:
+        """The answer to one WRITE; the first that is no success is what went wrong."""
+        self._unanswered.discard(number)
+        try:
+            if kind != CMD_STATUS:
+                raise paramiko.SFTPError("an answer of another kind")
+            if self._session is not None:
+                self._session.check_status(message)
+        except FAILURES as failure:
+            self._failure = self._failure or failure
+
+    def _complete(self, session: Session) -> None:
+        """The tail, then all answers, then the server's disk, then CLOSE, whose answer counts as much."""
+        if self._filling:
+            self._send_filling(session)
+        self._drain(session)
+        if self._failure is not None:
+            raise self._failure
+        handle, self._handle = self._handle, None
+        assert handle is not None  # noqa: S101 - open as long as the session is held
+        if SYNC in session.extensions:
+            try:
+                session.extended(SYNC, handle)
+            except StatusError as refused:
+                if refused.code != UNSUPPORTED:
+                    self._handle = handle
+                    raise
+        session.close_file(handle)
+
+    def _drain(self, session: Session) -> None:
+        while self._unanswered:
+            session.take_answer()
+
+    def _check_size(self, found: paramiko.SFTPAttributes | None) -> None:
+        if found is None:
+            raise TransferFailed(
+                f"{self._place.url}: the server took the file and has it no more under its temporary name {self.temporary_name}; "
+                "something there moves new files away, which must not happen before they have their final name"
+            )
+        if found.st_size is not None and found.st_size != self.size:
+            raise IntegrityError(f"{self._place.url}: {self.size:,} bytes written, {found.st_size:,} on the server; not published", transient=True)
+        self._found = found
+        if found.st_size is not None:
+            self._level = "size"
+            self._reported |= {"size": str(found.st_size), "verified_by": "stat"}
+
+    def _reach(self, session: Session) -> None:
+        """Go as far as `verify` demands: the server's own checksum, else reading back."""
+        if reaches(self._level, self._verify):
+            return
+        if self._verify != "read-back" and CHECK_FILE in session.extensions and self._has_checksum(session):
+            return
+        handle = session.open_file(self._temporary, SFTP_FLAG_READ)
+        back, digest = ReadAhead(session, handle, 0, self.size + 1), hashlib.sha256()  # one more than there should be
+        while data := back.read(session.read_chunk):
+            digest.update(data)
+        back.drain()
+        session.close_file(handle)
+        if digest.digest() != self._digest.digest():
+            raise IntegrityError(f"{self._place.url}: the server gives back other bytes than were written (SHA-256); not published", transient=True)
+        self._level = "read-back"
+        self._reported["verified_by"] = "reading back"
+
+    def _has_checksum(self, session: Session) -> bool:
+        """Whether the server hashes the file as we do; an offer that it does not keep is none."""
+        handle = session.open_file(self._temporary, SFTP_FLAG_READ)
+        try:
+            answer = session.digest_of(handle)
+        except StatusError:
+            return False
+        finally:
+            session.close_file(handle)
+        if not answer.endswith(self._digest.digest()):
+            raise IntegrityError(f"{self._place.url}: the server holds other bytes than were written (check-file, SHA-256); not published", transient=True)
+        self._level = "checksum"
+        self._reported["verified_by"] = "check-file (SHA-256)"
+        return True
+
+    def _make_folders(self, session: Session) -> None:
+        """Those that are missing; somebody may be faster, and what a server answers then differs."""
+        missing: list[str] = []
+        folder = posixpath.dirname(self._place.path)
+        while folder.strip("/") and (found := session.attributes(folder)) is None:
+            missing.append(folder)
+            folder = posixpath.dirname(folder)
+        if folder.strip("/") and found is not None and not _is_folder(found):
+            raise ConfigurationError(f"cannot write {self._place.url}: a part of the path is a file, not a folder; choose another name")
+        for folder in reversed(missing):
+            try:
+                session.make_folder(folder)
+            except StatusError:
+                found = session.attributes(folder)
+                if found is None or not _is_folder(found):
+                    raise
+            else:
+                self._made.append(folder)
+
+    def _discard(self) -> None:
+        """Leave nothing: no temporary file, no folder that was made for it."""
+        session, self._session = self._session, None
+        self._filling = bytearray()
+        if not (self._begun or self._made) and session is not None:
+            self._pool.give_back(session)
+            return
+        if not (self._begun or self._made):
+            return
+        try:
+            session = self._free(session)
+        except FerryError:
+            self.remains += [self._temporary] if self._begun else []
+            return
+        try:
+            self._remove(session)
+        except FAILURES:
+            self.remains += [self._temporary] if self._begun else []
+        finally:
+            self._pool.give_back(session)
+
+    def _free(self, session: Session | None) -> Session:
+        """A session that owes no answer: the one at hand, once its answers are here, or a new one."""
+        if session is not None and not session.is_torn:
+            with contextlib.suppress(*FAILURES):
+                self._drain(session)
+                if self._handle is not None:
+                    session.close_file(self._handle)
+        if session is not None and session.is_usable:
+            return session
+        if session is not None:
+            session.close()
+        return self._pool.take()
+
+    def _remove(self, session: Session) -> None:
+        if self._begun:
+            try:
+                session.remove_file(self._temporary)
+            except StatusError as refused:
+                if refused.code != NO_SUCH_FILE and session.attributes(self._temporary, follow=False) is not None:
+                    self.remains.append(self._temporary)
+        for folder in reversed(self._made):
+            with contextlib.suppress(StatusError):  # others have put something there
+                session.remove_folder(folder)
+
+
+def _is_folder(found: paramiko.SFTPAttributes) -> bool:
+    return found.st_mode is None or stat.S_ISDIR(found.st_mode)
