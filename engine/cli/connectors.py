@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import asdict
@@ -186,7 +187,7 @@ def trust(
     with ControlDatabase() as control:
         for options in _sftp_ends(control, connector_id):
             server = f"{options.host}:{options.port}"
-            key_type, public_key, found = workers.call(lambda options=options: server_host_key(options))
+            key_type, public_key, found = workers.call(functools.partial(server_host_key, options))
             if f"{key_type} {public_key}" in host_keys.pinned(control, options.host, options.port):
                 typer.echo(f"{server}: the {key_type} key {found} is trusted already")
                 continue

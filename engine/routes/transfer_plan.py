@@ -15,7 +15,7 @@ from engine.results import FileResult
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from engine.protocols import Earlier, Exists, FileInfo, Journal
+    from engine.protocols import Earlier, Exists, FileInfo, FileStore, Journal
     from engine.results import FileState, Verification
 
 FILES_IN_FLIGHT = 8
@@ -195,15 +195,22 @@ def _refuse_overlaps(source: FileSource, destination: Store, steps: list[Step], 
     """A file written over itself is lost when its source is deleted; one that the next run takes as a source wanders for ever."""
     if not steps or source.identity(steps[0].file.path).partition(" ")[0] != destination.identity(steps[0].target).partition(" ")[0]:
         return
-    own = [source.identity(step.file.path) for step in steps]
-    first = steps[0].file.path
-    root = own[0].removesuffix(first) if own[0].endswith(first) else None
+    mine, theirs = _places(source, [step.file.path for step in steps]), _places(destination, [step.target for step in steps])
+    root = mine[0].removesuffix(steps[0].file.path)
     taken = paths.matcher(paths.join_pattern(*wanted)) if wanted is not None else None
-    for step, itself in zip(steps, own, strict=True):
-        place = destination.identity(step.target)
+    for step, itself, place in zip(steps, mine, theirs, strict=True):
         if place == itself:
             raise ConfigurationError(f"{step.result.source} would be written over itself; source and target must be different places")
-        if taken is not None and wanted is not None and root and place.startswith(root) and taken.fullmatch(place.removeprefix(root)):
+        if taken is not None and wanted is not None and place.startswith(root) and taken.fullmatch(place.removeprefix(root)):
             raise ConfigurationError(
                 f"{step.result.path} lies where the next run looks for sources ({wanted[1]!r}); choose a folder outside, or another pattern"
             )
+
+
+def _places(store: FileStore, names: list[str]) -> list[str]:
+    """The identity of each: one question to the store, unless links make a path's identity another than its root's with the path below."""
+    first = store.identity(names[0])
+    if not first.endswith(f"/{names[0]}"):
+        return [store.identity(name) for name in names]
+    root = first.removesuffix(names[0])
+    return [root + name for name in names]

@@ -13,7 +13,7 @@ from paramiko.sftp import SFTP_FLAG_READ
 from pydantic import AfterValidator, Field
 
 from engine import paths
-from engine.errors import ConfigurationError, TransferFailed
+from engine.errors import ConfigurationError, FileChanged
 from engine.options import Options, Secret
 from engine.paths import File
 from engine.stores import sftp_connection, sftp_hostkeys, sftp_publish
@@ -89,6 +89,8 @@ class SftpStore:
         pinned: Gives the OpenSSH lines (`type base64`) of the host keys that a user has trusted for a host and port; asked at the first connection.
     """
 
+    has_folders = True
+
     def __init__(self, options: SftpOptions, pinned: Callable[[str, int], Sequence[str]] | None = None) -> None:
         self.notes: list[str] = []
         self._options = options
@@ -114,7 +116,7 @@ class SftpStore:
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
         with translating(f"look at {self.url(path)}"), self._pool.borrow() as session:
-            found = session.attributes(self._remote(path))
+            found = session.attributes(self._remote(path) if path else self._options.path)
         return found is not None and stat.S_ISDIR(found.st_mode or 0)
 
     def close(self) -> None:
@@ -126,8 +128,9 @@ class SftpStore:
         with translating(f"look at {self.url(path)}"), self._pool.borrow() as session:
             return _described(path, session.attributes(self._remote(path)))
 
-    def list(self, pattern: str = "*") -> Iterator[File]:
+    def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
         """Matching regular files in the order of their paths; symbolic links to folders are not followed."""
+        del ordered  # a folder comes in one piece, and its order costs nothing
         wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
         deep = "/" in pattern[len(start) :]
         return (file for file in self._walk(start, deep=deep) if wanted.fullmatch(file.path))
@@ -209,7 +212,7 @@ class SftpStore:
     def _check_version(self, file: FileInfo, found: paramiko.SFTPAttributes | None) -> None:
         now = _described(file.path, found)
         if now is None or now.version != file.version:
-            raise TransferFailed(f"{self.url(file.path)} has changed since it was listed", transient=True)
+            raise FileChanged(f"{self.url(file.path)} has changed since it was listed", transient=True)
 
     def _walk(self, prefix: str, *, deep: bool) -> Iterator[File]:
         """Files below a folder in the order of their whole paths: a folder sorts as `name/`."""

@@ -77,7 +77,20 @@ def rclone(folder: Path) -> Iterator[SftpServer]:
     line = new_key("ed25519", folder / "host_key")
     program = str(Path(sysconfig.get_path("scripts")) / "rclone")
     command = [program, "serve", "sftp", str(root), "--addr", f"127.0.0.1:{port}", "--user", "ferry", "--key", str(folder / "host_key")]
-    command += ["--vfs-cache-mode", "writes", "--vfs-write-back", "0s", "--dir-cache-time", "0s", "--config", "", "--cache-dir", str(folder / "cache"), "--pass", password]
+    command += [
+        "--vfs-cache-mode",
+        "writes",
+        "--vfs-write-back",
+        "0s",
+        "--dir-cache-time",
+        "0s",
+        "--config",
+        "",
+        "--cache-dir",
+        str(folder / "cache"),
+        "--pass",
+        password,
+    ]
     with _running(command, port, folder / "log"):
         yield SftpServer(port, root, "", {"username": "ferry", "password": password}, (line,))
 
