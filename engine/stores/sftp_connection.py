@@ -36,8 +36,10 @@ LOGIN_SECONDS = 60  # from the first byte to the SFTP session
 KEEPALIVE_SECONDS = 20
 KEPT_CONNECTIONS = 8  # idle ones that wait to be used again
 _LOGINS_AT_ONCE = 3  # sshd drops connections when more than ten log in (MaxStartups)
+_DROPPED_SECONDS = 2  # a connection that ended sooner was dropped, not lost
+_PAUSES = (0.2, 0.6)
 _READ_AHEAD = 256 << 10
-_CHANNEL_WINDOW = 8 << 20  # what the server may send before it is read
+_CHANNEL_WINDOW = 16 << 20  # what the server may send before it is read
 _DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 _FASTEST = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # twice as fast here as paramiko's first choice (AES-CTR and a separate HMAC)
 _KEY_CLASSES: tuple[tuple[type, Any], ...] = (
@@ -170,7 +172,32 @@ def _to_known_server(options: SftpOptions, known: KnownKeys) -> paramiko.Transpo
 
 
 def _handshake(options: SftpOptions, kinds: Sequence[str]) -> paramiko.Transport:
-    """Connect and agree on keys; nothing about the server is verified yet."""
+    """Connect and agree on keys; nothing about the server is verified yet. A busy sshd drops connections at random (MaxStartups), so that is tried again."""
+    for pause in (*_PAUSES, None):
+        began = time.monotonic()
+        transport = _connected(options)
+        choice = transport.get_security_options()
+        choice.ciphers = (*_FASTEST, *(cipher for cipher in choice.ciphers if cipher not in _FASTEST))
+        choice.key_types = tuple(kinds)
+        try:
+            transport.start_client(timeout=CONNECT_SECONDS)
+            transport.get_remote_server_key()  # a timeout ends the line before without a word
+        except FAILURES as error:
+            transport.close()
+            if isinstance(error, IncompatiblePeer):
+                raise ConnectionFailed(f"the SSH server {_where(options)} offers no algorithm that is taken here; it may be too old") from None
+            if pause is None or time.monotonic() - began > _DROPPED_SECONDS:
+                raise ConnectionFailed(f"the SSH server {_where(options)} answered, but no encrypted session came about", transient=True) from None
+            time.sleep(pause)
+        except BaseException:
+            transport.close()
+            raise
+        else:
+            return transport
+    raise AssertionError
+
+
+def _connected(options: SftpOptions) -> paramiko.Transport:
     where = _where(options)
     try:
         plain = socket.create_connection((options.host, options.port), timeout=CONNECT_SECONDS)
@@ -180,23 +207,7 @@ def _handshake(options: SftpOptions, kinds: Sequence[str]) -> paramiko.Transport
         reason = "it did not answer" if isinstance(error, TimeoutError) else (errno.errorcode.get(error.errno or 0) or "no connection")
         raise ConnectionFailed(f"the SSH server {where} was not reached ({reason})", transient=True) from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    transport = paramiko.Transport(_Wire(plain))  # type: ignore[arg-type]  # what it uses of a socket
-    transport.daemon = True
-    choice = transport.get_security_options()
-    choice.ciphers = (*_FASTEST, *(cipher for cipher in choice.ciphers if cipher not in _FASTEST))
-    choice.key_types = tuple(kinds)
-    try:
-        transport.start_client(timeout=CONNECT_SECONDS)
-    except FAILURES as error:
-        transport.close()
-        plain.close()
-        if isinstance(error, IncompatiblePeer):
-            raise ConnectionFailed(f"the SSH server {where} offers no algorithm that is taken here; it may be too old") from None
-        raise ConnectionFailed(f"the SSH server {where} answered, but no encrypted session came about", transient=True) from None
-    except BaseException:
-        transport.close()
-        raise
-    return transport
+    return paramiko.Transport(_Wire(plain))  # type: ignore[arg-type]  # what it uses of a socket
 
 
 def _log_in(transport: paramiko.Transport, options: SftpOptions, key: paramiko.PKey | None) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from engine.stores.sftp_errors import Failure
     from engine.stores.sftp_session import Session
 
-READ_AHEAD_BYTES = 4 << 20
+READ_AHEAD_BYTES = 8 << 20
 
 
 class ReadAhead:

@@ -51,6 +51,7 @@ LIMITS = "limits@openssh.com"
 CHECK_FILE = "check-file"
 _VERSION = 3
 _COMMON_CHUNK = 32_600  # every server takes 32 KiB; this with its header fits one packet of an SSH channel, which is faster than one and a bit
+_RECEIVE = 8 << 20
 _LARGEST_CHUNK = 255 << 10  # what OpenSSH takes
 
 
@@ -83,6 +84,8 @@ class Session(paramiko.SFTPClient):
     def __init__(self, channel: paramiko.Channel) -> None:
         self.extensions: dict[str, bytes] = {}
         self.read_chunk = self.write_chunk = _COMMON_CHUNK
+        self._ahead = b""  # received, and not looked at yet from `_at` on
+        self._at = 0
         self._torn = False  # left in the middle of a packet
         super().__init__(channel)
         self._ask_limits()
@@ -194,7 +197,7 @@ class Session(paramiko.SFTPClient):
 
     def has_answer(self) -> bool:
         """Whether an answer has begun to arrive."""
-        return self.sock.recv_ready()
+        return self._at < len(self._ahead) or self.sock.recv_ready()
 
     # what of paramiko is done differently
 
@@ -238,6 +241,19 @@ class Session(paramiko.SFTPClient):
                 raise paramiko.SSHException("the channel is closed")
             rest = rest[sent:]
         self._torn = False
+
+    def _read_all(self, n: int) -> bytes:
+        """Takes all that has arrived at once: paramiko's channel moves its whole buffer for every few bytes that are taken from it."""
+        pieces: list[bytes] = []
+        while n > len(self._ahead) - self._at:
+            pieces.append(self._ahead[self._at :])
+            n -= len(pieces[-1])
+            self._ahead, self._at = self.sock.recv(_RECEIVE), 0
+            if not self._ahead:
+                raise EOFError
+        pieces.append(self._ahead[self._at : self._at + n])
+        self._at += n
+        return b"".join(pieces)
 
     def _read_response(self, waitfor: int | None = None) -> tuple[Any, Any]:
         self._torn = True

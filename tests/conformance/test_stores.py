@@ -19,6 +19,7 @@ from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
 from engine.stores.s3 import S3Options, S3Store
 from engine.stores.sftp import SftpOptions, SftpStore
+from tests.stores.sftp_servers import names_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,8 +73,7 @@ def leftovers(store: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Cal
             return [f.path for f in store.list("**/*")]
         if isinstance(store, SftpStore):
             server = request.getfixturevalue("openssh_server" if "openssh" in request.node.name else "sftp_server")
-            below = server.root / request.getfixturevalue("sftp_folder")
-            return sorted(str(p.relative_to(below)) for p in below.rglob("*"))
+            return names_below(server, request.getfixturevalue("sftp_folder"))
         client, bucket = request.getfixturevalue("s3_client"), request.getfixturevalue("bucket")
         uploads = [u["Key"] for u in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
         return [o["Key"] for o in client.list_objects_v2(Bucket=bucket).get("Contents", [])] + uploads

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import getpass
+import hashlib
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import sysconfig
 import time
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import paramiko
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -50,11 +54,12 @@ class SftpServer:
 
 def new_key(kind: str, path: Path, passphrase: str | None = None) -> str:
     """Make a pair of keys in OpenSSH's form; returns the public line `type base64`."""
-    private: Any = {
+    makers: dict[str, Any] = {
         "ed25519": ed25519.Ed25519PrivateKey.generate,
         "ecdsa": lambda: ec.generate_private_key(ec.SECP256R1()),
         "rsa": lambda: rsa.generate_private_key(65537, 2048),
-    }[kind]()
+    }
+    private = makers[kind]()
     encryption = serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase.encode())
     path.write_bytes(private.private_bytes(*OPENSSH_FORM, encryption))
     path.chmod(0o600)
@@ -63,10 +68,34 @@ def new_key(kind: str, path: Path, passphrase: str | None = None) -> str:
 
 
 def fingerprint(line: str) -> str:
-    import hashlib
-
     digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def names_below(server: SftpServer, folder: str) -> list[str]:
+    """All that stands below a folder, by paramiko's own client: rclone shows files that it has not written to the disk yet."""
+    with paramiko.Transport(("127.0.0.1", server.port)) as transport:
+        key = server.credentials.get("pkey_path")
+        transport.connect(
+            username=server.credentials["username"],
+            password=server.credentials.get("password"),
+            pkey=paramiko.Ed25519Key.from_private_key_file(key) if key else None,
+        )
+        client = paramiko.SFTPClient.from_transport(transport)
+        assert client is not None
+        with contextlib.closing(client):
+            return sorted(_names(client, f"{server.path}/{folder}", ""))
+
+
+def _names(client: paramiko.SFTPClient, folder: str, prefix: str) -> Iterator[str]:
+    try:
+        entries = client.listdir_attr(folder)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        yield prefix + entry.filename
+        if stat.S_ISDIR(entry.st_mode or 0):
+            yield from _names(client, f"{folder}/{entry.filename}", f"{prefix}{entry.filename}/")
 
 
 @contextlib.contextmanager
@@ -83,7 +112,7 @@ def rclone(folder: Path) -> Iterator[SftpServer]:
         "--vfs-write-back",
         "0s",
         "--dir-cache-time",
-        "0s",
+        "1s",
         "--config",
         "",
         "--cache-dir",
@@ -121,8 +150,6 @@ def openssh(folder: Path) -> Iterator[SftpServer]:
     hosts = "".join(f"HostKey {folder / name}\n" for name in ("host_rsa", "host_ecdsa", "host_ed25519"))
     (folder / "sshd_config").write_text(hosts + "".join(f"{key} {value}\n" for key, value in settings.items()))
     with _running([program, "-D", "-e", "-f", str(folder / "sshd_config")], port, folder / "log"):
-        import getpass
-
         yield SftpServer(port, root, str(root), {"username": getpass.getuser(), "pkey_path": str(folder / "user_ed25519")}, lines)
 
 
