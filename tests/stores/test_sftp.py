@@ -339,6 +339,8 @@ def test_a_server_without_sizes_is_said_to_have_accepted(server: Server, store: 
     assert put(store, "file").verified == "accepted"
     assert put(store, "file", verify="size").verified == "read-back"
     assert (server.root / "file").read_bytes() == DATA
+    with pytest.raises(TransferFailed, match="tells no size"):
+        get(store, "file")
 
 
 @pytest.mark.parametrize(
