@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine import jobs, layers, reaper, workers
-from engine.control import connectors, host_keys, leases, runs
+from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
-from engine.errors import FerryError, Interrupted, PartlyFailed, ProcessingError, describe, frames
+from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
 from engine.results import RunResult, delivered
 
 if TYPE_CHECKING:
@@ -240,6 +240,7 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         lease = stack.enter_context(claim)
         control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
         stack.enter_context(workers.watching(lease.check))
+        _refuse_to_repeat(control, connector_id, job)
         ends = {"source": config["source_type"], "destination": config["destination_type"]}
         _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
         result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url))
@@ -247,6 +248,17 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
     _say_delivered(connector_id, run_id, result)
     observer.finished(result)
     return {"status": "success", "rows_ingested": result.ingested, "log_summary": _summary(result)}
+
+
+def _refuse_to_repeat(control: ControlDatabase, connector_id: int, job: jobs.Job) -> None:
+    """An export that may stand at an endpoint which cannot be asked is sent again only when somebody has looked."""
+    if not isinstance(job, jobs.ExportJob) or job.store_can_be_asked:
+        return
+    parked = workers.call(lambda: files.ambiguous_exports(control, connector_id))
+    if parked:
+        raise OutcomeUnknown(
+            f"connector {connector_id}: an earlier run cannot say whether its file was taken: look, then ferry files resolve {parked[0]} delivered|resend"
+        )
 
 
 def _pinned_keys(host: str, port: int) -> list[str]:

@@ -17,6 +17,7 @@ from engine.results import Verification  # noqa: TC001 - pydantic reads the anno
 from engine.routes import export as route
 from engine.routes import transfer as transfer_route
 from engine.routes.transfer_plan import FILES_IN_FLIGHT, Orders
+from engine.stores.spool import Spooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,6 +73,11 @@ class ExportJob:
     store: route.Store
     target: route.Target
     notes: tuple[str, ...] = ()
+
+    @property
+    def store_can_be_asked(self) -> bool:
+        """Whether the store can tell what stands there."""
+        return not isinstance(self.store, Spooled)
 
     def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.export.export`."""
@@ -228,7 +234,7 @@ def export_job(
     elif chunk_size_mb is not None and asked.chunk_size_mb is not None:
         notes = ("chunk_size_mb has no effect: nothing is uploaded in parts",)
     max_bytes = int(options.max_file_mb * MIB) if options.max_file_mb else None
-    store: route.Store = registry.store(store_kind, _options("destination", store_kind, rest, where), pinned)
+    store = _file_destination(registry.store(store_kind, _options("destination", store_kind, rest, where), pinned))
     target = route.Target(_filename(options, name), suffix, options.max_file_rows, max_bytes, asked.if_exists, asked.verify)
     store.url(target.name(1))  # a path that the store does not take is refused here, before anything is opened
     return ExportJob(registry.row_source(source_kind, options), _format(layout_name, compression, options, max_bytes), store, target, notes)
@@ -242,8 +248,13 @@ def destination_store(destination_type: str, destination_config: Mapping[str, An
     """
     kind = registry.kind_of(destination_type, destination_config, where=where)
     options = registry.options_class(kind, "destination", where=where).parse(_split(destination_config, where)[1], where=where)
-    store: route.Store = registry.store(kind, options, pinned)
-    return store
+    return _file_destination(registry.store(kind, options, pinned))
+
+
+def _file_destination(store: Any) -> route.Store:
+    """What files are written to; bodies are spooled."""
+    made: route.Store = Spooled(store) if isinstance(store, SendsBody) else store
+    return made
 
 
 def row_source(source_type: str, source_config: Mapping[str, Any]) -> RowSource:

@@ -138,10 +138,20 @@ class SendsBody(Protocol):
     def url(self, path: str) -> str:
         """As `FileStore.url`."""
 
-    def send(self, path: str, open_body: Callable[[], AbstractContextManager[BinaryIO]], size: int, *, key: str, on_commit: Callable[[], None]) -> Receipt:
+    def send(
+        self,
+        path: str,
+        open_body: Callable[[], AbstractContextManager[BinaryIO]],
+        size: int,
+        *,
+        key: str,
+        on_commit: Callable[[], None],
+        pause: Callable[[float], None] = ...,
+    ) -> Receipt:
         """Send a file of `size` bytes; each attempt opens the body anew, and its last bytes go out only after it has ended well.
 
         `key` tells this delivery from every other (`Idempotency-Key`). `on_commit` is called before the last bytes of each attempt go out.
+        `pause` waits so many seconds between attempts, and raises when the delivery is not wanted any more.
         Raises `OutcomeUnknown` when nobody can say whether the file was taken.
         """
 

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from engine import jobs, layers, registry, workers
-from engine.control import connectors, leases
+from engine.control import connectors, host_keys, leases
 from engine.control.database import ControlDatabase
 from engine.errors import describe
 
@@ -102,23 +102,27 @@ class _Sweep:
             return
         end, where = connectors.read_destination(self._control, connector_id), f"connector {connector_id}: destination"
         config = layers.merged_end(end, "destination", connector_id)
-        store = jobs.destination_store(end.type, config, where=where)
-        is_folder = registry.kind_of(end.type, config, where=where) == registry.FOLDER
+        store = jobs.destination_store(end.type, config, where=where, pinned=lambda host, port: host_keys.pinned(self._control, host, port))
+        kind = registry.kind_of(end.type, config, where=where)
         for file in files:
             if store.url(file["path"]) != file["url"]:
                 self._leave(file, "its destination has changed since")
             elif leases.claim_unfinished(self._control, file):
                 try:
-                    self._sweep_file(store, file, is_folder=is_folder)
+                    self._sweep_file(store, file, kind)
                 except Exception as error:  # noqa: BLE001 - the next file may be removed
                     self._tell(connector_id, f"what a dead run left for {file['url']} could not be removed, and is tried again: {describe(error)}")
 
-    def _sweep_file(self, store: Store, file: Row, *, is_folder: bool) -> None:
-        """A folder may be another machine's own: what is not found there is left to that machine."""
+    def _sweep_file(self, store: Store, file: Row, kind: str) -> None:
+        """A folder may be another machine's own, and a spool is: what is not found there is left to that machine.
+
+        A temporary file or part upload that is found was not published; a spool file that is found may have been sent.
+        """
+        is_elsewhere = kind in {registry.FOLDER, registry.REST} and bool(file["leftover"]) and file["host"] != socket.gethostname()
         found = store.sweep(file["path"], file["leftover"] or "")
         self.removed += found
-        if found or not is_folder or file["host"] == socket.gethostname():
-            leases.mark_swept(self._control, file, "ambiguous" if file["state"] == "publishing" and not found else "swept")
+        if found or not is_elsewhere:
+            leases.mark_swept(self._control, file, "ambiguous" if file["state"] == "publishing" and not (found and kind != registry.REST) else "swept")
         elif file["is_outlived"]:  # a container's name, perhaps: it may never come back
             self._leave(file, f"it was run on {file['host']}, and has delivered since from elsewhere")
 

@@ -53,6 +53,9 @@ _STORES = {
     FOLDER: (_Class("engine.stores.local:FolderOptions"), _Class("engine.stores.local:LocalStore")),
     SFTP: (_Class("engine.stores.sftp:SftpOptions"), _Class("engine.stores.sftp:SftpStore")),
 }
+_SENDERS = {
+    REST: (_Class("engine.stores.rest:RestOptions"), _Class("engine.stores.rest:RestDestination")),
+}
 _ROW_SOURCES = {
     POSTGRES: (_Class("engine.postgres.source_options:PostgresSourceOptions"), _Class("engine.postgres.source:PostgresSource")),
 }
@@ -85,7 +88,7 @@ def options_class(kind: str, role: Role, *, where: str) -> type[Options]:
     Raises:
         ConfigurationError: Nothing of this kind can stand at this end.
     """
-    table = {**_STORES, **_ROW_SOURCES} if role == "source" else _STORES
+    table = {**_STORES, **(_ROW_SOURCES if role == "source" else _SENDERS)}
     if kind not in table:
         raise ConfigurationError(f"{where}: {kind!r} is not possible here; possible are {', '.join(table)}")
     options: type[Options] = table[kind][0].load()
@@ -104,7 +107,7 @@ def row_source(kind: str, options: Options) -> Any:
 
 def store(kind: str, options: Options, pinned: PinnedKeys | None = None) -> Any:
     """A store, or what takes bodies; nothing opened. `pinned` tells which SSH host keys somebody trusts, by host and port."""
-    made = _STORES[kind][1].load()
+    made = {**_STORES, **_SENDERS}[kind][1].load()
     return made(options, pinned) if kind == SFTP else made(options)
 
 

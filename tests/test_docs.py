@@ -17,6 +17,7 @@ from engine.postgres.source_options import PostgresSourceOptions
 from engine.postgres.types import type_table
 from engine.stores.local import FolderOptions
 from engine.stores.s3 import S3Options
+from engine.stores.sftp import SftpOptions
 
 if TYPE_CHECKING:
     from engine import embedded
@@ -80,7 +81,12 @@ def test_the_shell_examples_run(study: str, tmp_path: Path, s3_server: embedded.
         ("Source: PostgreSQL", PostgresSourceOptions),
         ("Destination: folder or NFS", FolderOptions),
         ("Destination: S3", S3Options),
+<<<<<<< HEAD
         ("Every transfer and export", RouteOptions),
+=======
+        ("Destination: SFTP", SftpOptions),
+        ("Either destination", RouteOptions),
+>>>>>>> sftp
     ],
 )
 def test_option_tables_name_exactly_the_options(title: str, options: type[Options]) -> None:
@@ -107,11 +113,13 @@ def test_the_memory_table_states_the_bounds_of_the_code() -> None:
     from engine.options import MIB
     from engine.postgres.source import BATCH_BYTES
     from engine.stores.s3_upload import BUDGET_BYTES, SINGLE_REQUEST_BYTES, largest_object
+    from engine.stores.sftp_read import READ_AHEAD_BYTES
 
     memory = section("Memory")
     assert f"about {BATCH_BYTES // MIB} MiB as sent" in memory
     assert f"{ROW_GROUP_BYTES // MIB} MiB or {ROW_GROUP_ROWS:,} rows" in memory
     assert f"{BUDGET_BYTES // MIB} MiB in flight" in memory
     assert f"{SINGLE_REQUEST_BYTES // MIB} MiB before" in memory
+    assert f"{READ_AHEAD_BYTES // MIB} MiB asked for ahead" in memory
     default = S3Options(bucket="b").chunk_size_mb
     assert f"hold {largest_object(default * MIB) // 2**30} GiB" in memory

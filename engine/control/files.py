@@ -22,6 +22,12 @@ def list_files(control: ControlDatabase, *, connector_id: int | None = None, sta
     return control.query(statement, (connector_id, connector_id, state, state, limit))
 
 
+def ambiguous_exports(control: ControlDatabase, connector_id: int) -> list[int]:
+    """Ids of exports of a connector that nobody can tell of."""
+    statement = "SELECT id FROM ferry_files WHERE connector_id = %s AND state = 'ambiguous' AND source_path IS NULL ORDER BY id"
+    return [row["id"] for row in control.query(statement, (connector_id,))]
+
+
 def resolve(control: ControlDatabase, file_id: int, verdict: Verdict) -> Row:
     """Settle a file that is `ambiguous`: it was delivered (`written`), or it is sent again by the next run (`discarded`).
 

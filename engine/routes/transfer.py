@@ -178,7 +178,7 @@ class _Moves:
             except FerryError as error:
                 if not error.transient or attempt == attempts:
                     raise
-            self._stopped.wait(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            self._pause(PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         raise AssertionError  # the loop returns or raises
 
     def _attempt(self, step: Step) -> FileResult:
@@ -238,7 +238,7 @@ class _Moves:
         self._journal.record(step.target, "writing", source=step.file)
         key = hashlib.sha256(f"{self._source.identity(step.file.path)}\0{step.file.version}\0{step.result.path}".encode()).hexdigest()[:32]
         try:
-            return destination.send(step.target, lambda: self._reading(step.file), step.file.size, key=key, on_commit=committing)
+            return destination.send(step.target, lambda: self._reading(step.file), step.file.size, key=key, on_commit=committing, pause=self._pause)
         except OutcomeUnknown:
             self._journal.record(step.target, "ambiguous", source=step.file)
             raise
@@ -267,6 +267,10 @@ class _Moves:
     def _still_wanted(self) -> None:
         if self._stopped.is_set():
             raise _StoppedError
+
+    def _pause(self, seconds: float) -> None:
+        self._stopped.wait(seconds)
+        self._still_wanted()
 
     def _stands_already(self, step: Step) -> bool:
         """Whether an earlier run, which cannot say so, delivered this very file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import stat
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, BinaryIO, ClassVar, cast
 from urllib.parse import quote
@@ -13,7 +14,11 @@ from paramiko.sftp import SFTP_FLAG_READ
 from pydantic import AfterValidator, Field
 
 from engine import paths
+<<<<<<< HEAD
 from engine.errors import ConfigurationError, FileChanged
+=======
+from engine.errors import ConfigurationError, ConnectionFailed, TransferFailed
+>>>>>>> sftp
 from engine.options import Options, Secret
 from engine.paths import File
 from engine.stores import sftp_connection, sftp_hostkeys, sftp_publish
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from engine.protocols import Exists, FileInfo
     from engine.results import Verification
     from engine.stores.sftp_session import Session
+
+_NO_SIZE = "?"
 
 
 def _host(value: str) -> str:
@@ -94,7 +101,9 @@ class SftpStore:
     def __init__(self, options: SftpOptions, pinned: Callable[[str, int], Sequence[str]] | None = None) -> None:
         self.notes: list[str] = []
         self._options = options
-        self._pool = sftp_connection.Pool(lambda: sftp_connection.connect(options, pinned))
+        self._pinned = pinned
+        self._known: sftp_hostkeys.KnownKeys | None = None
+        self._pool = sftp_connection.Pool(self._connect)
 
     def url(self, path: str) -> str:
         """`sftp://user@host:port/path`; `/~/path` in the login's home folder."""
@@ -122,6 +131,7 @@ class SftpStore:
     def close(self) -> None:
         """Close the connections that nobody uses."""
         self._pool.close()
+        self._known = None
 
     def stat(self, path: str) -> File | None:
         """The regular file at `path`, or None."""
@@ -132,15 +142,17 @@ class SftpStore:
         """Matching regular files in the order of their paths; symbolic links to folders are not followed."""
         del ordered  # a folder comes in one piece, and its order costs nothing
         wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
-        deep = "/" in pattern[len(start) :]
-        return (file for file in self._walk(start, deep=deep) if wanted.fullmatch(file.path))
+        levels = sys.maxsize if "**/" in pattern else pattern.count("/")
+        return (file for file in self._walk(start, levels) if wanted.fullmatch(file.path))
 
     @contextlib.contextmanager
     def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
         """Read the version that was listed; another version is an error before and after."""
         where, remote = self.url(file.path), self._remote(file.path)
         what = f"read {where}"
-        left = file.size - start if length is None else length
+        left = max(0, file.size - start if length is None else length)
+        if file.version.startswith(_NO_SIZE):
+            raise TransferFailed(f"cannot {what}: the server tells no size, so that nobody could see the file end early")
         with self._pool.borrow() as session:
             with translating(what):
                 handle = session.open_file(remote, SFTP_FLAG_READ)
@@ -214,8 +226,17 @@ class SftpStore:
         if now is None or now.version != file.version:
             raise FileChanged(f"{self.url(file.path)} has changed since it was listed", transient=True)
 
-    def _walk(self, prefix: str, *, deep: bool) -> Iterator[File]:
-        """Files below a folder in the order of their whole paths: a folder sorts as `name/`."""
+    def _connect(self) -> Session:
+        """What is known of the server is looked up once, and again after a failure, which may have been what a user has cured meanwhile."""
+        known = self._known = self._known or sftp_hostkeys.known_keys(self._options, self._pinned)
+        try:
+            return sftp_connection.connect(self._options, known)
+        except ConnectionFailed:
+            self._known = None
+            raise
+
+    def _walk(self, prefix: str, levels: int) -> Iterator[File]:
+        """Files below a folder in the order of their whole paths (a folder sorts as `name/`), in folders that are so many levels deep."""
         folders: dict[str, None] = {}
         files: dict[str, File] = {}
         root = self._options.path
@@ -233,11 +254,11 @@ class SftpStore:
                     folders[f"{path}/"] = None
                 elif (file := _described(path, found if kind == stat.S_IFREG else session.attributes(self._remote(path)))) is not None:
                     files[path] = file
-        for path in sorted((*files, *folders) if deep else files, key=paths.in_order):
+        for path in sorted((*files, *folders), key=paths.in_order):
             if path in files:
                 yield files[path]
-            else:
-                yield from self._walk(path, deep=deep)
+            elif path.count("/") <= levels:
+                yield from self._walk(path, levels)
 
 
 def _described(path: str, found: paramiko.SFTPAttributes | None) -> File | None:
@@ -245,7 +266,7 @@ def _described(path: str, found: paramiko.SFTPAttributes | None) -> File | None:
     if found is None or not stat.S_ISREG(found.st_mode or stat.S_IFREG):
         return None
     modified = None if found.st_mtime is None else datetime.fromtimestamp(found.st_mtime, UTC)
-    return File(path, found.st_size or 0, modified, f"{found.st_size}-{found.st_mtime}")
+    return File(path, found.st_size or 0, modified, f"{_NO_SIZE if found.st_size is None else found.st_size}-{found.st_mtime}")
 
 
 def _standing(session: Session, handle: bytes, remote: str) -> paramiko.SFTPAttributes | None:

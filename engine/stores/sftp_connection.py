@@ -106,14 +106,13 @@ class Pool:
             session.close()
 
 
-def connect(options: SftpOptions, pinned: Callable[[str, int], Sequence[str]] | None) -> Session:
+def connect(options: SftpOptions, known: KnownKeys) -> Session:
     """Reach the server, be sure that it is the one, log in.
 
     Raises:
         ConfigurationError: A file of keys that is named cannot be used.
         ConnectionFailed: Not reached (transient), not the known server, or the login was refused.
     """
-    known = sftp_hostkeys.known_keys(options, pinned)
     key = _key_of(options)
     with _verified(options, known) as transport:
         _log_in(transport, options, key)
@@ -284,7 +283,8 @@ def load_key(path: Path, passphrase: bytes | None) -> paramiko.PKey:
     key: paramiko.PKey = kind.from_private_key(io.StringIO(text))
     certificate = path.with_name(f"{path.name}-cert.pub")
     if certificate.exists():
-        key.load_certificate(str(certificate))
+        with contextlib.suppress(ValueError, paramiko.SSHException):  # of another key: the key alone is tried
+            key.load_certificate(str(certificate))
     return key
 
 
@@ -305,7 +305,10 @@ def _decrypted(data: bytes, passphrase: bytes | None, path: Path) -> Any:
 
 def user_of(options: SftpOptions) -> str:
     """Who logs in: as with ssh, the user of this machine where nobody is named."""
-    return options.username or getpass.getuser()
+    try:
+        return options.username or getpass.getuser()
+    except (KeyError, OSError):
+        raise ConfigurationError("'username' is missing, and this machine has no name for its user") from None
 
 
 def _where(options: SftpOptions) -> str:

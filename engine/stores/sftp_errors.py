@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 STALL_SECONDS = 60
 """A server that takes or gives nothing for so long is given up."""
+FLUSH_SECONDS = 900
+"""So long may it take to bring a large file to its disk, or to hash it."""
+DISCARD_SECONDS = 10
+"""So long are answers waited for that nobody needs any more; a new connection is quicker then."""
 
 NO_SUCH_FILE = 2
 PERMISSION_DENIED = 3
@@ -60,10 +64,10 @@ def translating(what: str) -> Iterator[None]:
 def translated(error: Failure, what: str) -> FerryError:
     """One error in our words; the server's own text can hold anything."""
     if not isinstance(error, StatusError):
-        reason = f"the server has not answered for {STALL_SECONDS} seconds" if isinstance(error, TimeoutError) else "the connection broke off"
+        reason = "the server has not answered in time" if isinstance(error, TimeoutError) else "the connection broke off"
         return ConnectionFailed(f"cannot {what}: {reason}", transient=True)
     reason = _REASONS.get(error.code, f"the server answered with status {error.code}")
     if error.code == FAILURE and what.startswith("write "):
-        return ResourceError(f"cannot {what}: {reason}; most often its disk is full or a quota used up", transient=True)
+        return ResourceError(f"cannot {what}: {reason}; most often its disk is full, a quota used up, or the name too long", transient=True)
     kind = ResourceError if error.code in _RESOURCE else TransferFailed
     return kind(f"cannot {what}: {reason}", transient=error.code in _FULL)

@@ -5,7 +5,6 @@ The final name is never deleted first. After an answer that says no, or that was
 
 from __future__ import annotations
 
-import contextlib
 import os
 import posixpath
 from typing import TYPE_CHECKING
@@ -143,7 +142,7 @@ class Publication:
         final = session.attributes(self._place.path, follow=False)
         aside = session.attributes(self._aside, follow=False)
         is_ours = final is not None and self._ours == (final.st_size, final.st_mtime) != (None, None)
-        if is_ours and (temporary is None or not self.replaced):
+        if is_ours and (temporary is None or (self._exists == "fail" and not self.replaced)):  # a link leaves both
             for path, left in ((self._temporary, temporary), (self._aside, aside)):
                 if left is not None:
                     self._remove(session, path)
@@ -175,13 +174,12 @@ def sweep(session: Session, place: Place, leftover: str) -> bool:
     """Remove the temporary file of a run that was killed, and let an old file that had stepped aside come back, unless the new one stands there."""
     temporary = place.beside(leftover)
     aside = aside_name(temporary)
-    with contextlib.suppress(StatusError):
-        if session.attributes(aside, follow=False) is not None:
-            if session.attributes(place.path, follow=False) is None:
-                session.plain_rename(aside, place.path)
-            else:
-                session.remove_file(aside)
+    is_aside = session.attributes(aside, follow=False) is not None
+    if is_aside and session.attributes(place.path, follow=False) is None:
+        session.plain_rename(aside, place.path)
+    elif is_aside:
+        session.remove_file(aside)
     if session.attributes(temporary, follow=False) is None:
-        return False
+        return is_aside
     session.remove_file(temporary)
     return True

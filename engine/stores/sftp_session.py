@@ -6,6 +6,7 @@ by number, each answer goes to whoever asked, and a status other than success is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,10 +40,10 @@ from paramiko.sftp import (
     int64,
 )
 
-from engine.stores.sftp_errors import NO_SUCH_FILE, StatusError
+from engine.stores.sftp_errors import FLUSH_SECONDS, NO_SUCH_FILE, StatusError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterator, MutableMapping
 
 POSIX_RENAME = "posix-rename@openssh.com"
 HARD_LINK = "hardlink@openssh.com"
@@ -101,9 +102,18 @@ class Session(paramiko.SFTPClient):
         return self._torn
 
     def close(self) -> None:
-        """End the channel and its connection."""
-        super().close()
+        """End the connection; says nothing to the server, who may not be listening."""
         self.sock.get_transport().close()
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Wait so long for each answer in the block."""
+        before = self.sock.gettimeout()
+        self.sock.settimeout(seconds)
+        try:
+            yield
+        finally:
+            self.sock.settimeout(before)
 
     # requests that are answered before the call returns
 
@@ -173,7 +183,8 @@ class Session(paramiko.SFTPClient):
 
     def digest_of(self, handle: bytes) -> bytes:
         """The server's answer to `check-file` for the whole file, which ends with the SHA-256."""
-        return self._answer(CMD_EXTENDED_REPLY, CMD_EXTENDED, "check-file-handle", handle, "sha256", int64(0), int64(0), 0).get_remainder()
+        with self.patience(FLUSH_SECONDS):
+            return self._answer(CMD_EXTENDED_REPLY, CMD_EXTENDED, "check-file-handle", handle, "sha256", int64(0), int64(0), 0).get_remainder()
 
     # pipelined requests, each answered to `asks`
 

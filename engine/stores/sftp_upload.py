@@ -17,7 +17,7 @@ from paramiko.sftp import CMD_STATUS, SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLA
 
 from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
 from engine.results import Receipt, reaches
-from engine.stores.sftp_errors import FAILURES, NO_SUCH_FILE, UNSUPPORTED, StatusError, translating
+from engine.stores.sftp_errors import DISCARD_SECONDS, FAILURES, FLUSH_SECONDS, NO_SUCH_FILE, UNSUPPORTED, StatusError, translating
 from engine.stores.sftp_publish import Publication
 from engine.stores.sftp_read import ReadAhead
 from engine.stores.sftp_session import CHECK_FILE, SYNC
@@ -205,16 +205,16 @@ class SftpWriter:
         self._drain(session)
         if self._failure is not None:
             raise self._failure
-        handle, self._handle = self._handle, None
-        assert handle is not None  # noqa: S101 - open as long as the session is held
-        if SYNC in session.extensions:
-            try:
-                session.extended(SYNC, handle)
-            except StatusError as refused:
-                if refused.code != UNSUPPORTED:
-                    self._handle = handle
-                    raise
-        session.close_file(handle)
+        assert self._handle is not None  # noqa: S101 - open as long as the session is held
+        with session.patience(FLUSH_SECONDS):
+            if SYNC in session.extensions:
+                try:
+                    session.extended(SYNC, self._handle)
+                except StatusError as refused:
+                    if refused.code != UNSUPPORTED:
+                        raise
+            handle, self._handle = self._handle, None
+            session.close_file(handle)
 
     def _drain(self, session: Session) -> None:
         while self._unanswered:
@@ -308,7 +308,7 @@ class SftpWriter:
     def _free(self, session: Session | None) -> Session:
         """A session that owes no answer: the one at hand, once its answers are here, or a new one."""
         if session is not None and not session.is_torn:
-            with contextlib.suppress(*FAILURES):
+            with contextlib.suppress(*FAILURES), session.patience(DISCARD_SECONDS):
                 self._drain(session)
                 if self._handle is not None:
                     session.close_file(self._handle)

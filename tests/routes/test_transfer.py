@@ -542,7 +542,9 @@ class Endpoint:
     def url(self, path: str) -> str:
         return f"https://host/{path}"
 
-    def send(self, path: str, open_body: Callable[[], AbstractContextManager[BinaryIO]], size: int, *, key: str, on_commit: Callable[[], None]) -> Receipt:
+    def send(
+        self, path: str, open_body: Callable[[], AbstractContextManager[BinaryIO]], size: int, *, key: str, on_commit: Callable[[], None], **_: Any
+    ) -> Receipt:
         self.keys.append(key)
         with open_body() as body:
             data = body.read(size) if size else b""

@@ -1,0 +1,454 @@
+"""Files as bodies of requests, to an endpoint that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import hashlib
+import io
+import ssl
+import time
+import tracemalloc
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pytest
+
+from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, LeaseLost, OutcomeUnknown, ProcessingError, TransferFailed
+from engine.stores import rest
+from engine.stores.rest import RestDestination, RestOptions
+from engine.stores.spool import Spooled, spool_folder
+from tests.stores.rest_server import Endpoint, endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MULTIPART = [True, False]
+SECRET = "s3cr3t-canary"
+
+
+@pytest.fixture
+def server() -> Iterator[Endpoint]:
+    with endpoint() as state:
+        yield state
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "PAUSE_SECONDS", 0)
+
+
+def destination(server: Endpoint, **more: Any) -> RestDestination:
+    return RestDestination(RestOptions.parse({"url": f"{server.url}/upload", **more}, where="test"))
+
+
+class Source:
+    """Opens a body, counted; may fail while it is read or when it ends."""
+
+    def __init__(self, data: bytes, *, failure: Exception | None = None, at_end: Exception | None = None) -> None:
+        self.opened = 0
+        self._data, self._failure, self._at_end = data, failure, at_end
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[BinaryIO]:
+        self.opened += 1
+        yield io.BytesIO(self._data)
+        if self._at_end is not None:
+            raise self._at_end
+
+
+def send(to: RestDestination, data: bytes | Source, path: str = "a/labs.csv", *, size: int | None = None, on_commit: Callable[[], None] = lambda: None) -> Any:
+    source = data if isinstance(data, Source) else Source(data)
+    return to.send(path, source, len(source._data) if size is None else size, key="key-of-the-file", on_commit=on_commit)
+
+
+@pytest.mark.parametrize("multipart", MULTIPART)
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 5_000_000])
+@pytest.mark.parametrize("method", ["POST", "put", "PATCH"])
+def test_a_file_arrives_as_it_is(server: Endpoint, method: str, size: int, multipart: bool) -> None:
+    data = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
+    receipt = send(destination(server, method=method, use_multipart=multipart), data)
+    (taken,) = server.taken
+    assert (taken.method, taken.target, taken.headers["idempotency-key"]) == (method.upper(), "/upload", "key-of-the-file")
+    assert "transfer-encoding" not in taken.headers
+    if multipart:
+        assert taken.parts == {"file": ("labs.csv", "application/octet-stream", data)}
+    else:
+        assert (taken.body, taken.headers["content-type"]) == (data, "application/octet-stream")
+    assert (receipt.bytes, receipt.sha256, receipt.verified, receipt.reported) == (size, hashlib.sha256(data).hexdigest(), "accepted", {"status": "201"})
+
+
+def test_the_specifications_example(server: Endpoint) -> None:
+    config = {
+        "url": f"{server.url}/upload",
+        "method": "POST",
+        "auth_type": "bearer_token",
+        "token": "bearer-token-here",
+        "file_field_name": "file",
+        "additional_fields": {"projectName": "PROJ1", "subdirectory": "incoming"},
+        "use_multipart": True,
+        "content_type": "application/octet-stream",
+        "headers": {"X-Custom-Header": "value"},
+    }
+    send(RestDestination(RestOptions.parse(config, where="test")), b"content")
+    (taken,) = server.taken
+    assert taken.headers["authorization"] == "Bearer bearer-token-here"
+    assert taken.headers["x-custom-header"] == "value"
+    assert list(taken.parts) == ["projectName", "subdirectory", "file"]
+    assert taken.parts["projectName"][2] == b"PROJ1"
+    assert taken.parts["file"] == ("labs.csv", "application/octet-stream", b"content")
+
+
+@pytest.mark.parametrize(
+    ("options", "header", "value"),
+    [
+        ({"auth_type": "none"}, "authorization", None),
+        ({"auth_type": "bearer_token", "token": SECRET}, "authorization", f"Bearer {SECRET}"),
+        ({"auth_type": "api_key", "api_key": SECRET}, "x-api-key", SECRET),
+        ({"auth_type": "api_key", "api_key": SECRET, "api_key_header": "Ocp-Key"}, "ocp-key", SECRET),
+        ({"auth_type": "basic", "username": "jürgen", "password": SECRET}, "authorization", "Basic " + base64.b64encode(f"jürgen:{SECRET}".encode()).decode()),
+    ],
+)
+def test_who_we_are(server: Endpoint, options: dict[str, Any], header: str, value: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login netrc password netrc\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    send(destination(server, **options), b"x")
+    assert server.taken[0].headers.get(header) == value
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"auth_type": "bearer_token"}, "needs 'token'"),
+        ({"auth_type": "basic", "username": "u"}, "needs 'username' and 'password'|needs 'password'"),
+        ({"token": SECRET}, "'token' is given, and 'auth_type' none"),
+        ({"method": "GET"}, "'method'"),
+        ({"url": "ftp://host/x"}, "'url' should be a URL"),
+        ({"url": f"https://user:{SECRET}@host/x"}, "'url' holds a user name"),
+        ({"url": "https://host/x\r\ny"}, "'url'"),
+        ({"headers": {"X-A": f"{SECRET}\r\nX-B: c"}}, "control characters"),
+        ({"headers": {"X A": SECRET}}, "'X A'"),
+        ({"headers": {"Content-Length": "3"}}, "'Content-Length' is set by ferry"),
+        ({"api_key_header": "a:b"}, "no name of a header"),
+        ({"timeout": 0}, "'timeout'"),
+        ({"ca_bundle": "/nowhere"}, "'ca_bundle' is no file"),
+        ({"tokn": SECRET}, "did you mean 'token'"),
+    ],
+)
+def test_wrong_options_are_named_and_secrets_are_not(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        RestOptions.parse({"url": "https://host/upload", **options}, where="destination")
+    assert SECRET not in str(caught.value)
+    assert "did you mean" in words or str(caught.value).startswith("destination: ")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("multipart", MULTIPART)
+@pytest.mark.parametrize("failure", [(503, {}), (500, {}), (408, {}), (429, {"Retry-After": "0"}), "reset"])
+def test_what_may_pass_is_tried_again_from_the_beginning(server: Endpoint, failure: Any, multipart: bool, method: str) -> None:
+    server.answers = [failure, failure]
+    source = Source(b"x" * (30_000_000 if failure == "reset" else 3_000_000))  # more than the buffers of a connection take
+    send(destination(server, use_multipart=multipart, method=method), source)
+    assert (len(server.begun), len(server.taken), source.opened) == (3, 1, 3)
+    assert server.taken[0].length >= 3_000_000
+
+
+def test_there_are_at_most_three_requests(server: Endpoint) -> None:
+    server.answers = [(503, {})] * 5
+    with pytest.raises(TransferFailed, match=r"POST to http://127.0.0.1:\d+/upload: the server answered 503 \(text/plain, 20 bytes\)") as caught:
+        send(destination(server), b"x")
+    assert len(server.begun) == 3
+    assert caught.value.transient
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 413, 422])
+def test_other_refusals_are_final(server: Endpoint, status: int) -> None:
+    server.answers = [(status, {})]
+    with pytest.raises(TransferFailed, match=f"answered {status}"):
+        send(destination(server), b"x")
+    assert len(server.begun) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_login_says_where_to_look(server: Endpoint, status: int) -> None:
+    server.answers = [(status, {})]
+    with pytest.raises(ConnectionFailed, match="look at auth_type") as caught:
+        send(destination(server, auth_type="bearer_token", token=SECRET), b"x")
+    assert len(server.begun) == 1
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(server: Endpoint, status: int) -> None:
+    server.answers = [(status, {"Location": f"{server.url}/elsewhere"})]
+    with pytest.raises(TransferFailed, match="redirects are not followed"):
+        send(destination(server), b"x")
+    assert server.begun == ["POST"]
+    assert server.taken == []
+
+
+@pytest.mark.parametrize("status", [413, 401])
+def test_an_answer_before_the_body_counts(server: Endpoint, status: int) -> None:
+    server.answers = [(status, {}, "early")] * 3
+    with pytest.raises(FerryError, match=f"answered {status}|broke off"):
+        send(destination(server), b"x" * 20_000_000)
+    assert server.taken == []
+
+
+@pytest.mark.parametrize(("value", "pauses"), [("7", (7.0, 7.0)), ("date", (3.0, 6.0)), ("100000", (60.0, 60.0)), ("nonsense", (0.0, 0.0))])
+def test_retry_after_is_obeyed(server: Endpoint, value: str, pauses: tuple[float, float]) -> None:
+    told: list[float] = []
+    date = format_datetime(dt.datetime.fromtimestamp(time.time() + 6, dt.UTC), usegmt=True)
+    server.answers = [(429, {"Retry-After": date if value == "date" else value})]
+    destination(server).send("x", Source(b"x"), 1, key="k", on_commit=lambda: None, pause=told.append)
+    assert len(told) == 1
+    assert pauses[0] <= told[0] <= pauses[1]
+
+
+@pytest.mark.parametrize("multipart", MULTIPART)
+def test_a_pause_that_is_not_wanted_any_more_ends_the_delivery(server: Endpoint, multipart: bool) -> None:
+    def refuse(seconds: float) -> None:
+        raise LeaseLost(f"no {seconds}")
+
+    server.answers = [(503, {})]
+    with pytest.raises(LeaseLost):
+        destination(server, use_multipart=multipart).send("x", Source(b"x"), 1, key="k", on_commit=lambda: None, pause=refuse)
+    assert len(server.begun) == 1
+
+
+@pytest.mark.parametrize("how", ["lost", "stall"])
+@pytest.mark.parametrize(
+    ("options", "is_repeated"),
+    [({"method": "POST"}, False), ({"method": "PATCH"}, False), ({"method": "POST", "idempotent": True}, True), ({"method": "PUT"}, True)],
+)
+def test_an_answer_that_is_lost(server: Endpoint, options: dict[str, Any], is_repeated: bool, how: str) -> None:
+    server.answers = [how]
+    to = destination(server, timeout=1, **options)
+    if is_repeated:
+        send(to, b"content")
+        assert len(server.begun) == 2
+        assert {taken.headers["idempotency-key"] for taken in server.taken} == {"key-of-the-file"}
+    else:
+        with pytest.raises(OutcomeUnknown, match="the whole file was sent, and no answer came") as caught:
+            send(to, b"content")
+        assert len(server.begun) == 1
+        assert not caught.value.transient
+
+
+@pytest.mark.parametrize("multipart", MULTIPART)
+@pytest.mark.parametrize("size", [0, 10, 3_000_000])
+@pytest.mark.parametrize(
+    ("source", "announced", "error"),
+    [
+        (lambda size: Source(b"x" * size), 1, IntegrityError),
+        (lambda size: Source(b"x" * (size + 1)), -1, IntegrityError),
+        (lambda size: Source(b"x" * size, at_end=ProcessingError("changed")), 0, ProcessingError),
+    ],
+    ids=["short", "long", "changed"],
+)
+def test_a_source_that_does_not_end_well_is_not_delivered(
+    server: Endpoint, source: Callable[[int], Source], announced: int, error: type[Exception], size: int, multipart: bool
+) -> None:
+    made = source(size)
+    with pytest.raises(error):
+        send(destination(server, use_multipart=multipart), made, size=len(made._data) + announced)
+    assert server.taken == []
+
+
+@pytest.mark.parametrize("multipart", MULTIPART)
+@pytest.mark.parametrize("size", [0, 10, 3_000_000])
+def test_a_commit_that_is_refused_ends_the_request_before_its_last_bytes(server: Endpoint, size: int, multipart: bool) -> None:
+    def refuse() -> None:
+        raise LeaseLost("gone")
+
+    with pytest.raises(LeaseLost):
+        send(destination(server, use_multipart=multipart), b"x" * size, on_commit=refuse)
+    assert server.taken == []
+
+
+@pytest.mark.parametrize("multipart", MULTIPART)
+def test_memory_does_not_grow_with_the_file(server: Endpoint, multipart: bool) -> None:
+    class Zeros(io.RawIOBase):
+        left = 100_000_000
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            taken = min(self.left, size or 0)
+            self.left -= taken
+            return bytes(taken)
+
+    tracemalloc.start()
+    try:
+        to = destination(server, use_multipart=multipart)
+        to.send("x", lambda: contextlib.nullcontext(Zeros()), 100_000_000, key="k", on_commit=lambda: None)  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert server.taken[0].length >= 100_000_000
+    assert peak < 15_000_000
+
+
+@pytest.mark.parametrize("name", ['quo"te.csv', "back'tick`.csv", "ümläut 患者.csv", "per%cent&+.csv", "semi;colon.csv", "-dash", "a" * 200])
+def test_any_legal_name_arrives(server: Endpoint, name: str) -> None:
+    send(destination(server, additional_fields={"as": "is {name}"}), b"x", name)
+    sent = server.taken[0].body.split(b'filename="')[1].split(b'"\r\n')[0].decode()
+    assert sent.replace("%22", '"') == name
+    assert server.taken[0].parts["as"][2].decode() == f"is {name}"
+    to = destination(server, url=f"{server.url}/files/{{name}}?key=1", method="PUT", use_multipart=False)
+    send(to, b"x", f"folder/{name}")
+    from urllib.parse import unquote
+
+    assert unquote(server.taken[1].target) == f"/files/{name}?key=1"
+    assert "key=1" not in to.url(name)
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "", "a\\b", "a\r\nb", "tab\tx", "nul\0", "del\x7f", "a/../b", "not-utf8-\udcff"])
+def test_hostile_names_are_refused_before_anything_is_sent(server: Endpoint, name: str) -> None:
+    for to in (destination(server, url=f"{server.url}/{{name}}"), destination(server)):
+        if name.startswith("not-utf8") and "{name}" not in to._options.url:
+            continue
+        with pytest.raises(ConfigurationError):
+            send(to, b"x", name)
+    assert server.begun == []
+
+
+def test_nobody_there(server: Endpoint) -> None:
+    with pytest.raises(ConnectionFailed, match=r"cannot reach http://127.0.0.1:9/upload: the connection failed") as caught:
+        send(destination(server, url="http://127.0.0.1:9/upload"), b"x")
+    assert caught.value.transient
+    with pytest.raises(ConnectionFailed):
+        destination(server, url="http://127.0.0.1:9/upload").probe("x")
+    destination(server).probe("x")
+
+
+def test_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(**more: Any) -> RestDestination:
+        return RestDestination(RestOptions.parse({"url": "http://api.example.org/x", **more}, where="test"))
+
+    assert of().notes == ["the connection to http://api.example.org is not encrypted"]
+    assert of(url="https://api.example.org/x").notes == []
+    assert of(url="https://api.example.org/x", verify_tls=False).notes == ["the certificate of api.example.org is not checked (verify_tls)"]
+    with pytest.raises(ConfigurationError, match="require_tls"):
+        of(require_tls=True)
+    monkeypatch.setenv("FERRY_REQUIRE_TLS", "1")
+    with pytest.raises(ConfigurationError, match="require_tls"):
+        of()
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """A self-signed certificate of 127.0.0.1 and its key."""
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(private)
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+def test_certificates_are_checked(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with endpoint(lambda plain: context.wrap_socket(plain, server_side=True)) as server:
+        with pytest.raises(ConnectionFailed, match="certificate is not trusted"):
+            send(destination(server), b"x")
+        assert server.begun == []
+        send(destination(server, ca_bundle=cert), b"x")
+        send(destination(server, verify_tls=False), b"x")
+        assert len(server.taken) == 2
+
+
+# Exports: spooled first.
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FERRY_SPOOL_DIR", str(tmp_path / "spool"))
+    return spool_folder()
+
+
+def test_what_is_written_is_spooled_privately_and_sent_at_the_end(server: Endpoint, spool: Path) -> None:
+    told: list[str] = []
+    with Spooled(destination(server)).open_write("labs.csv", on_begin=told.append) as writer:
+        writer.write(b"one,")
+        writer.write(memoryview(b"two"))
+        (file,) = spool.iterdir()
+        assert (str(file), file.stat().st_mode & 0o777, spool.stat().st_mode & 0o777) == (told[0], 0o600, 0o700)
+        writer.finish()
+        assert server.begun == []
+    assert server.taken[0].parts["file"] == ("labs.csv", "application/octet-stream", b"one,two")
+    assert (writer.receipt.verified, writer.receipt.sha256) == ("accepted", hashlib.sha256(b"one,two").hexdigest())
+    assert list(spool.iterdir()) == []
+
+
+def test_a_spooled_file_is_sent_again_from_its_beginning(server: Endpoint, spool: Path) -> None:
+    server.answers = ["reset", (503, {})]
+    with Spooled(destination(server)).open_write("labs.csv") as writer:
+        writer.write(b"x" * 3_000_000)
+    assert server.taken[0].parts["file"][2] == b"x" * 3_000_000
+    assert list(spool.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", [(400, {}), "lost"])
+def test_a_spool_file_is_removed_whatever_happens(server: Endpoint, spool: Path, answer: Any) -> None:
+    server.answers = [answer]
+    with pytest.raises(FerryError), Spooled(destination(server)).open_write("labs.csv") as writer:
+        writer.write(b"x")
+    with pytest.raises(ZeroDivisionError), Spooled(destination(server)).open_write("labs.csv") as writer:
+        raise ZeroDivisionError
+    assert list(spool.iterdir()) == []
+    assert len(server.begun) == 1
+
+
+def test_a_spool_file_of_a_dead_run_is_swept_and_nothing_else(server: Endpoint, spool: Path, tmp_path: Path) -> None:
+    store = Spooled(destination(server))
+    ours, other = spool / ("ab" * 16 + ".spool"), tmp_path / ("ab" * 16 + ".spool")
+    for file in (ours, other, spool / "x"):
+        file.write_text("x")
+    for name in ("", str(other), str(spool / "x"), f"{spool}/../{other.name}", "x"):
+        assert store.sweep("labs.csv", name) is False
+    assert store.sweep("labs.csv", str(ours)) is True
+    assert store.sweep("labs.csv", str(ours)) is False
+    assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == [other.name, "x"]
+
+
+def test_a_spool_folder_that_others_can_enter_is_refused(server: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    monkeypatch.setenv("FERRY_SPOOL_DIR", str(tmp_path / "open"))
+    with pytest.raises(FerryError, match="not this user's alone"), Spooled(destination(server)).open_write("x"):
+        pass
+
+
+@pytest.mark.parametrize("options", [{"exists": "fail"}, {"exists": "skip"}, {"verify": "size"}, {"verify": "read-back"}])
+def test_what_an_endpoint_cannot_promise_is_refused(server: Endpoint, options: Any) -> None:
+    with pytest.raises(ConfigurationError, match="REST endpoint"), Spooled(destination(server)).open_write("x", **options):
+        pass
+
+
+def test_a_spooled_size_that_differs_is_not_sent(server: Endpoint, spool: Path) -> None:
+    with pytest.raises(IntegrityError, match="announced"), Spooled(destination(server)).open_write("x", size=3) as writer:
+        writer.write(b"x")
+    assert server.begun == []
+    assert list(spool.iterdir()) == []

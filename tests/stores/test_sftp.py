@@ -1,0 +1,599 @@
+"""What only SFTP servers do: host keys, logins, and every way in which a server may misbehave."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import os
+import subprocess
+import tracemalloc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+import pytest
+
+from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, OutcomeUnknown, ResourceError, TransferFailed
+from engine.stores import sftp_connection, sftp_publish
+from engine.stores.sftp import SftpOptions, SftpStore
+from tests.stores.sftp_misbehaving import PASSWORD, Faults, Server, misbehaving
+from tests.stores.sftp_servers import SftpServer, fingerprint, free_port, new_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DATA = os.urandom(700_001)  # 22 writes
+
+
+@pytest.fixture(scope="module")
+def host_keys() -> list[paramiko.PKey]:
+    made = [paramiko.RSAKey.generate(2048), paramiko.ECDSAKey.generate()]
+    return [*made]
+
+
+@pytest.fixture
+def server(tmp_path: Path, host_keys: list[paramiko.PKey]) -> Iterator[Server]:
+    (tmp_path / "served").mkdir()
+    with misbehaving(tmp_path / "served", host_keys) as running:
+        yield running
+
+
+@pytest.fixture
+def store(server: Server) -> Iterator[SftpStore]:
+    with contextlib.closing(store_at(server)) as made:
+        yield made
+
+
+def store_at(server: Server, **more: Any) -> SftpStore:
+    given = {key: value for key, value in server.options(**more).items() if value is not None}
+    return SftpStore(SftpOptions.parse(given, where="destination"))
+
+
+def put(store: SftpStore, path: str, data: bytes = DATA, **options: Any) -> Any:
+    with store.open_write(path, **options) as writer:
+        writer.write(data)
+    return writer.receipt
+
+
+def get(store: SftpStore, path: str) -> bytes:
+    file = store.stat(path)
+    assert file is not None
+    with store.open_read(file) as body:
+        return body.read()
+
+
+def line_of(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {key.get_base64()}"
+
+
+def reached(server: Server, **more: Any) -> bool:
+    with contextlib.closing(store_at(server, **more)) as store:
+        return store.stat("nothing") is None
+
+
+# host keys
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_host_key_is_known_by_its_line_or_its_fingerprint(server: Server, number: int) -> None:
+    line = line_of(server.host_keys[number])
+    assert reached(server, host_key=f"{line} a comment")
+    assert reached(server, host_key=fingerprint(line))
+
+
+@pytest.mark.parametrize("name", ["plain", "hashed", "pattern", "several"])
+def test_known_hosts_in_all_its_forms(server: Server, tmp_path: Path, name: str) -> None:
+    host, salt = f"[127.0.0.1]:{server.port}", os.urandom(20)
+    hashed = "|1|" + "|".join(base64.b64encode(part).decode() for part in (salt, hmac.new(salt, host.encode(), "sha1").digest()))
+    names = {"plain": host, "hashed": hashed, "pattern": f"[127.0.0.*]:{server.port}", "several": f"example.org,{host}"}
+    file = tmp_path / "known_hosts"
+    file.write_text(f"# a comment\n\nnonsense\n{names[name]} {line_of(server.host_keys[1])}\n")
+    assert reached(server, host_key=None, known_hosts=str(file))
+
+
+@pytest.mark.parametrize(
+    "entry", ["127.0.0.1 {line}", "[127.0.0.1]:1 {line}", "@revoked [127.0.0.1]:{port} {line}", "!{host},{host} {line}", "", "@cert-authority {host} {line}"]
+)
+def test_a_server_that_is_not_known_is_refused_with_its_fingerprint(server: Server, tmp_path: Path, entry: str) -> None:
+    line = line_of(server.host_keys[1])
+    host = f"[127.0.0.1]:{server.port}"
+    (tmp_path / "known_hosts").write_text(entry.format(line=line, port=server.port, host=host) + "\n")
+    with pytest.raises(ConnectionFailed) as refused:
+        reached(server, host_key=None, known_hosts=str(tmp_path / "known_hosts"))
+    assert "ecdsa-sha2-nistp256 SHA256:" in str(refused.value)
+    assert fingerprint(line) in str(refused.value)
+    assert "ferry connectors trust" in str(refused.value)
+    assert not refused.value.transient
+    assert PASSWORD not in str(refused.value)
+
+
+def test_a_changed_host_key_is_refused_and_shows_both(server: Server) -> None:
+    other = line_of(paramiko.ECDSAKey.generate())
+    for host_key in (other, fingerprint(other)):
+        with pytest.raises(ConnectionFailed, match="has changed") as refused:
+            reached(server, host_key=host_key)
+        assert fingerprint(other) in str(refused.value)
+        assert fingerprint(line_of(server.host_keys[1])) in str(refused.value)
+        assert not refused.value.transient
+
+
+def test_pinned_keys_are_asked_for_at_the_first_connection_and_decide(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asked: list[tuple[str, int]] = []
+    keys = [line_of(server.host_keys[0])]
+
+    def pinned(host: str, port: int) -> list[str]:
+        asked.append((host, port))
+        return keys
+
+    options = {key: value for key, value in server.options().items() if key != "host_key"}
+    store = SftpStore(SftpOptions.parse(options, where="test"), pinned)
+    assert asked == []
+    assert store.stat("nothing") is None
+    assert asked == [("127.0.0.1", server.port)]
+    store.close()
+    keys[:] = [line_of(paramiko.RSAKey.generate(2048))]
+    with pytest.raises(ConnectionFailed, match="has changed"):
+        store.stat("nothing")
+    keys.clear()
+    with pytest.raises(ConnectionFailed, match="not known"):
+        store.stat("nothing")
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{server.port} {line_of(server.host_keys[0])}\n")
+    assert store.stat("nothing") is None
+    store.close()
+
+
+@pytest.mark.parametrize("host_key", ["ssh-ed25519", "ssh-rsa !!!", "SHA256:abc", "nonsense", "ssh-rsa " + base64.b64encode(b"\0\0\0\x03abc").decode()])
+def test_a_host_key_that_is_none_is_refused_before_anything_is_opened(host_key: str) -> None:
+    with pytest.raises(ConfigurationError, match="'host_key'"):
+        SftpOptions.parse({"host": "h", "host_key": host_key}, where="source")
+
+
+def test_a_file_of_known_hosts_must_be_there(server: Server) -> None:
+    with pytest.raises(ConfigurationError, match="/no/such/file"):
+        reached(server, host_key=None, known_hosts="/no/such/file")
+
+
+def test_what_a_server_shows_can_be_asked_for_without_a_login(server: Server) -> None:
+    kind, key, shown = sftp_connection.server_host_key(SftpOptions(host="127.0.0.1", port=server.port))
+    assert f"{kind} {key}" in {line_of(one) for one in server.host_keys}
+    assert shown == fingerprint(f"{kind} {key}")
+
+
+# logins
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
+@pytest.mark.parametrize("passphrase", [None, "a passphrase"])
+def test_every_kind_of_key_logs_in(server: Server, tmp_path: Path, kind: str, passphrase: str | None) -> None:
+    data = base64.b64decode(new_key(kind, tmp_path / "key", passphrase).split()[1])
+    server.users.append(paramiko.PKey.from_type_string(paramiko.Message(data).get_text(), data))
+    assert reached(server, password=None, pkey_path=str(tmp_path / "key"), pkey_passphrase=passphrase)
+
+
+def test_a_key_in_pkcs8_form_logs_in(server: Server, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private = rsa.generate_private_key(65537, 2048)
+    (tmp_path / "key").write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    server.users.append(paramiko.RSAKey(key=private))
+    assert reached(server, password=None, pkey_path=str(tmp_path / "key"), pkey_passphrase="not needed")
+
+
+def test_the_key_is_tried_before_the_password_and_both_may_be_asked_for(server: Server, tmp_path: Path) -> None:
+    new_key("ed25519", tmp_path / "key")
+    assert reached(server, pkey_path=str(tmp_path / "key"))  # which the server does not know
+    with pytest.raises(ConnectionFailed, match=r"tried: pkey_path and password"):
+        reached(server, pkey_path=str(tmp_path / "key"), password="wrong")
+
+
+@pytest.mark.parametrize(("passphrase", "words"), [(None, "is protected by a passphrase; set pkey_passphrase"), ("wrong", "pkey_passphrase does not open it")])
+def test_a_passphrase_that_is_missing_or_wrong_is_named(server: Server, tmp_path: Path, passphrase: str | None, words: str) -> None:
+    new_key("ed25519", tmp_path / "key", "a passphrase")
+    with pytest.raises(ConfigurationError, match=words):
+        reached(server, pkey_path=str(tmp_path / "key"), pkey_passphrase=passphrase)
+
+
+def test_a_key_file_that_is_missing_or_none_is_named(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"'pkey_path'.*/nothing"):
+        reached(server, pkey_path=str(tmp_path / "nothing"))
+    (tmp_path / "text").write_text("no key")
+    with pytest.raises(ConfigurationError, match="cannot be read as a private key"):
+        reached(server, pkey_path=str(tmp_path / "text"))
+
+
+def test_a_wrong_password_is_one_clear_error_without_it(server: Server) -> None:
+    with pytest.raises(ConnectionFailed, match=r"refused the login of 'ferry' \(tried: password\)") as refused:
+        reached(server, password="another secret")
+    assert "another secret" not in str(refused.value)
+    assert not refused.value.transient
+
+
+def test_without_key_and_password_the_keys_of_the_home_folder_are_tried(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with pytest.raises(ConnectionFailed, match="no key and no password"):
+        reached(server, password=None)
+    (tmp_path / ".ssh").mkdir()
+    data = base64.b64decode(new_key("ecdsa", tmp_path / ".ssh/id_ecdsa").split()[1])
+    server.users.append(paramiko.ECDSAKey(data=data))
+    assert reached(server, password=None)
+
+
+def test_an_unreachable_host_is_a_transient_failure(server: Server) -> None:
+    with pytest.raises(ConnectionFailed, match="was not reached") as refused:
+        reached(server, port=free_port())
+    assert refused.value.transient
+    server.faults.unreachable = True
+    with pytest.raises(ConnectionFailed, match="no encrypted session") as refused:
+        reached(server)
+    assert refused.value.transient
+
+
+# options and names
+
+
+def test_paths_are_absolute_or_in_the_home_folder(server: Server) -> None:
+    for path, url in (("", "/~/a/b"), ("~", "/~/a/b"), ("~/x/", "/~/x/a/b"), ("x", "/~/x/a/b"), ("/", "/a/b"), ("/x/", "/x/a/b")):
+        store = store_at(server, path=path)
+        assert store.url("a/b") == f"sftp://ferry@127.0.0.1:{server.port}{url}"
+        put(store, "a/b")
+        assert store.identity("a/b") == f"sftp 127.0.0.1:{server.port}{url.replace('/~', '')}"
+        assert [file.path for file in store.list("a/*")] == ["a/b"]
+        store.close()
+
+
+@pytest.mark.parametrize("wrong", [{"path": "~nobody/x"}, {"path": "a\0"}, {"host": "user@host"}, {"host": ""}, {"port": 0}, {"hots": "x"}, {"username": ""}])
+def test_options_that_are_wrong_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        SftpOptions.parse({"host": "h", **wrong}, where="source")
+
+
+def test_secrets_are_shown_to_nobody(server: Server) -> None:
+    options = SftpOptions.parse(server.options(pkey_passphrase="other", require_tls=True), where="source")
+    assert PASSWORD not in repr(options)
+    assert "other" not in repr(options)
+
+
+def test_links_count_as_the_files_they_point_to_and_folders_are_not_followed(server: Server, store: SftpStore) -> None:
+    put(store, "real/file", b"x")
+    (server.root / "link").symlink_to("real/file")
+    (server.root / "folder").symlink_to("real")
+    (server.root / "broken").symlink_to("nowhere")
+    assert [file.path for file in store.list("**/*")] == ["link", "real/file"]
+    assert get(store, "link") == b"x"
+
+
+def test_a_folder_of_many_files_is_listed(server: Server, store: SftpStore) -> None:
+    names = [f"{n:05d}" for n in range(10_050)]
+    for name in names:
+        (server.root / name).touch()
+    assert [file.path for file in store.list("*")] == names
+
+
+def test_only_a_regular_file_can_be_a_target(server: Server, store: SftpStore) -> None:
+    put(store, "folder/file")
+    for path in ("folder", "folder/file/below"):
+        with pytest.raises(ConfigurationError, match="another name"):
+            put(store, path)
+    assert server.names() == ["folder", "folder/file"]
+
+
+# servers that misbehave
+
+POSIX = ("posix-rename@openssh.com",)
+
+
+def refuse(*numbers: int) -> Callable[[int], bool]:
+    return lambda number: number in numbers
+
+
+@pytest.mark.parametrize("extensions", [(), POSIX])
+def test_files_appear_and_are_replaced_without_any_extension(server: Server, store: SftpStore, extensions: tuple[str, ...]) -> None:
+    server.faults.extensions = extensions
+    assert put(store, "a/file", b"one").replaced is False
+    assert put(store, "a/file", b"two").replaced is True
+    assert get(store, "a/file") == b"two"
+    with pytest.raises(ConfigurationError, match="exists already"):
+        put(store, "a/file", b"three", exists="fail")
+    with pytest.raises(ConfigurationError, match="exists already"), store.open_write("a/late", exists="fail") as writer:
+        writer.write(b"four")
+        put(store, "a/late", b"faster")
+    assert server.names() == ["a", "a/file", "a/late"]
+    assert (server.root / "a/late").read_bytes() == b"faster"
+
+
+@pytest.mark.parametrize("numbers", [(0,), (1,), (10,), (21,), (20, 21), tuple(range(5, 22))])
+def test_a_write_that_fails_is_seen_even_if_the_size_looks_right(server: Server, store: SftpStore, numbers: tuple[int, ...]) -> None:
+    put(store, "file", b"before")
+    server.faults.writes, server.faults.refuse_write = 0, refuse(*numbers)
+    with pytest.raises(ResourceError, match=r"write sftp://.*file.*disk is full"):
+        put(store, "file")
+    with pytest.raises(ResourceError), store.open_write("new/folder/file") as writer:
+        server.faults.writes = 0
+        for at in range(0, len(DATA), 10_000):
+            writer.write(DATA[at : at + 10_000])
+    assert server.names() == ["file"]
+    assert get(store, "file") == b"before"
+
+
+@pytest.mark.parametrize("faults", [Faults(refuse_close=True), Faults(vanish=True)], ids=["close refused", "vanishes"])
+def test_what_goes_wrong_at_the_end_publishes_nothing(server: Server, store: SftpStore, faults: Faults) -> None:
+    put(store, "file", b"before")
+    server.faults = faults
+    with pytest.raises(FerryError, match="file"):
+        put(store, "file")
+    with pytest.raises(FerryError, match="file"):
+        put(store, "new/file")
+    assert server.names() == ["file"]
+    assert (server.root / "file").read_bytes() == b"before"
+    assert store.notes == []
+
+
+def test_a_server_without_sizes_is_said_to_have_accepted(server: Server, store: SftpStore) -> None:
+    server.faults.sizes = False
+    assert put(store, "file").verified == "accepted"
+    assert put(store, "file", verify="size").verified == "read-back"
+    assert (server.root / "file").read_bytes() == DATA
+    with pytest.raises(TransferFailed, match="tells no size"):
+        get(store, "file")
+
+
+@pytest.mark.parametrize(
+    ("extensions", "asked", "level", "by"),
+    [
+        ((), None, "size", "stat"),
+        ((), "checksum", "read-back", "reading back"),
+        ((), "read-back", "read-back", "reading back"),
+        (("check-file",), "checksum", "checksum", "check-file (SHA-256)"),
+        (("check-file",), "read-back", "read-back", "reading back"),
+    ],
+)
+def test_the_level_of_verification_is_at_least_what_was_asked_for(
+    server: Server, store: SftpStore, extensions: tuple[str, ...], asked: Any, level: str, by: str
+) -> None:
+    server.faults.extensions = extensions
+    receipt = put(store, "file", verify=asked)
+    assert (receipt.verified, receipt.reported["verified_by"]) == (level, by)
+    assert receipt.sha256 == hashlib.sha256(DATA).hexdigest()
+    if asked is not None:
+        server.faults.damage_write = refuse(*range(200))
+        with pytest.raises(IntegrityError, match="other bytes"):
+            put(store, "new/file", verify=asked)
+    assert server.names() == ["file"]
+
+
+def test_a_file_that_ends_early_is_no_whole_file(server: Server, store: SftpStore) -> None:
+    put(store, "file")
+    for end in (0, 1, 500_000, len(DATA) - 1):
+        server.faults.end_reads_at = end
+        with pytest.raises(IntegrityError, match="early"):
+            get(store, "file")
+    server.faults.end_reads_at = None
+    assert get(store, "file") == DATA
+
+
+def test_answers_shorter_than_asked_for_are_completed(server: Server, store: SftpStore) -> None:
+    put(store, "file")
+    server.faults.short_reads = 10_000
+    assert get(store, "file") == DATA
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(server: Server, store: SftpStore) -> None:
+    put(store, "file")
+    file = store.stat("file")
+    assert file is not None
+    with pytest.raises(TransferFailed, match="changed"), store.open_read(file) as body:
+        while body.read(100_000):
+            with (server.root / "file").open("ab") as handle:
+                handle.write(b"more")
+
+
+def test_a_reader_that_leaves_early_leaves_a_clean_connection(store: SftpStore) -> None:
+    put(store, "file")
+    file = store.stat("file")
+    assert file is not None
+    for _ in range(3):
+        with store.open_read(file) as body:
+            assert body.read(10) == DATA[:10]
+    assert get(store, "file") == DATA
+
+
+def test_somebody_who_is_faster_in_making_folders_is_no_error(server: Server, store: SftpStore) -> None:
+    server.faults.race = True
+    put(store, "a/b/file")
+    assert server.names() == ["a", "a/b", "a/b/file"]
+
+
+@pytest.mark.parametrize("extensions", [(), POSIX])
+@pytest.mark.parametrize("exists", ["replace", "fail"])
+def test_a_rename_whose_answer_is_lost_is_looked_up(server: Server, store: SftpStore, extensions: tuple[str, ...], exists: Any) -> None:
+    server.faults.extensions = extensions
+    server.faults.rename = lambda _: "lose"
+    assert put(store, "a/file", exists=exists).replaced is False
+    assert (server.root / "a/file").read_bytes() == DATA
+    assert server.names() == ["a", "a/file"]
+
+
+@pytest.mark.parametrize("fault", ["cut", "refuse"])
+@pytest.mark.parametrize("extensions", [(), POSIX])
+def test_a_rename_that_did_not_happen_leaves_what_was_there(server: Server, store: SftpStore, extensions: tuple[str, ...], fault: str) -> None:
+    put(store, "file", b"before")
+    server.faults = Faults(extensions=extensions, rename=lambda _: fault)
+    with pytest.raises(FerryError, match="publish sftp://"):
+        put(store, "file")
+    server.faults.rename = lambda _: fault
+    with pytest.raises(FerryError, match="publish sftp://"):
+        put(store, "new/file", exists="fail")
+    assert server.names() == ["file"]
+    assert (server.root / "file").read_bytes() == b"before"
+    assert store.notes == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("fault", ["lose", "cut", "refuse"])
+def test_replacing_by_two_renames_never_loses_the_old_file(server: Server, store: SftpStore, number: int, fault: str) -> None:
+    put(store, "file", b"before")
+    server.faults = Faults(rename=lambda n: fault if n == number else ("refuse" if number == 2 and n == 1 else None))
+    delivered = (number, fault) == (1, "lose")
+    with contextlib.nullcontext() if delivered else pytest.raises(FerryError, match="publish sftp://"):
+        put(store, "file")
+    if (number, fault) == (2, "refuse"):  # it may neither go on nor come back: what is left is told
+        assert len(server.names()) == 1
+    else:
+        assert server.names() == ["file"]
+        assert (server.root / "file").read_bytes() == (DATA if delivered else b"before")
+
+
+def test_an_outcome_that_nobody_can_know_is_said_to_be_unknown(server: Server, store: SftpStore) -> None:
+    def vanish(_: int) -> str:
+        server.faults.unreachable = True
+        return "lose"
+
+    server.faults.rename = vanish
+    with pytest.raises(OutcomeUnknown, match="not known whether"):
+        put(store, "file")
+    server.faults = Faults()
+    assert get(store, "file") == DATA
+
+
+def test_a_sweep_brings_back_a_file_that_had_stepped_aside(server: Server, store: SftpStore) -> None:
+    told: list[str] = []
+    put(store, "a/file", b"before")
+    put(store, "a/file", b"x", on_begin=told.append)
+    (server.root / "a" / told[0]).write_bytes(b"half")
+    (server.root / "a/file").rename(server.root / sftp_publish.aside_name(f"a/{told[0]}"))
+    assert [file.path for file in store.list("a/*")] == []
+    assert store.sweep("a/file", told[0]) is True
+    assert server.names() == ["a", "a/file"]
+
+
+def test_a_connection_that_breaks_is_replaced_and_the_file_is_not_there(server: Server, store: SftpStore) -> None:
+    put(store, "file", b"before")
+    with pytest.raises(ConnectionFailed) as broken, store.open_write("file") as writer:
+        writer.write(DATA)
+        for transport in server.transports:
+            transport.close()
+        for _ in range(50):
+            writer.write(DATA)
+    assert broken.value.transient
+    assert server.names() == ["file"]
+    assert get(store, "file") == b"before"
+
+
+def test_a_server_that_says_nothing_more_ends_with_a_clear_error(store: SftpStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, "file", b"x")
+    monkeypatch.setattr(sftp_connection, "STALL_SECONDS", 0.2)
+    waits = threading_event_handler(monkeypatch)
+    store.close()
+    with pytest.raises(ConnectionFailed, match="has not answered") as stalled:
+        store.is_folder("waits")
+    assert stalled.value.transient
+    waits()
+
+
+def threading_event_handler(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make the server wait before it answers about the name `waits`; returns what lets it go on."""
+    import threading
+
+    from tests.stores import sftp_misbehaving
+
+    go_on = threading.Event()
+    plain = sftp_misbehaving._Files.stat
+
+    def stat(self: Any, path: str) -> Any:
+        if path.endswith("waits"):
+            go_on.wait(10)
+        return plain(self, path)
+
+    monkeypatch.setattr(sftp_misbehaving._Files, "stat", stat)
+    return go_on.set
+
+
+def test_leftovers_that_cannot_be_removed_are_noted(server: Server, store: SftpStore) -> None:
+    with pytest.raises(KeyboardInterrupt), store.open_write("file") as writer:
+        writer.write(DATA)
+        server.faults.unreachable = True
+        for transport in server.transports:
+            transport.close()
+        raise KeyboardInterrupt
+    assert len(store.notes) == 1
+    assert writer.temporary_name in store.notes[0]
+
+
+def test_memory_is_bounded_by_the_windows(sftp_server: SftpServer, sftp_folder: str) -> None:
+    piece = os.urandom(1 << 20)
+    with contextlib.closing(SftpStore(SftpOptions.parse(sftp_server.options(sftp_folder), where="test"))) as store:
+        put(store, "warm", piece)
+        tracemalloc.start()
+        try:
+            with store.open_write("file", size=100 << 20) as writer:
+                for _ in range(100):
+                    writer.write(piece)
+            written = tracemalloc.get_traced_memory()[1]
+            file = store.stat("file")
+            assert file is not None
+            with store.open_read(file) as body:
+                while body.read(1 << 20):
+                    pass
+            read = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        store.delete(file)
+    assert written < 16 << 20
+    assert read < 48 << 20
+
+
+def test_an_agent_is_asked_where_nothing_else_is_named(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = paramiko.ECDSAKey.generate()
+    server.users.append(key)
+
+    class Agent:
+        def get_keys(self) -> list[paramiko.PKey]:
+            return [key]
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(paramiko, "Agent", Agent)
+    assert reached(server, password=None)
+
+
+@pytest.mark.system
+def test_openssh_shows_the_key_that_is_known(openssh_server: SftpServer) -> None:
+    for line in openssh_server.host_keys:
+        for known in (line, fingerprint(line)):
+            with contextlib.closing(SftpStore(SftpOptions.parse(openssh_server.options(host_key=known), where="test"))) as store:
+                assert store.stat("nothing") is None
+
+
+@pytest.mark.system
+def test_openssh_takes_every_kind_of_key(openssh_server: SftpServer) -> None:
+    folder = Path(openssh_server.credentials["pkey_path"]).parent
+    for kind in ("rsa", "ecdsa", "ed25519"):
+        options = openssh_server.options(pkey_path=str(folder / f"user_{kind}"))
+        with contextlib.closing(SftpStore(SftpOptions.parse(options, where="test"))) as store:
+            assert store.stat("nothing") is None
+
+
+@pytest.mark.system
+def test_a_real_agent_and_hashed_known_hosts_of_openssh(openssh_server: SftpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_text(f"[127.0.0.1]:{openssh_server.port} {openssh_server.host_keys[2]}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(file)], check=True, capture_output=True)
+    assert file.read_text().startswith("|1|")
+    agent = subprocess.run(["ssh-agent", "-s", "-a", str(tmp_path / "agent")], check=True, capture_output=True, text=True).stdout
+    number = int(agent.split("SSH_AGENT_PID=")[1].split(";")[0])
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        subprocess.run(["ssh-add", "-q", openssh_server.credentials["pkey_path"]], check=True, capture_output=True)
+        given = {k: v for k, v in openssh_server.options(known_hosts=str(file)).items() if k not in {"host_key", "pkey_path"}}
+        with contextlib.closing(SftpStore(SftpOptions.parse(given, where="test"))) as store:
+            assert store.stat("nothing") is None
+    finally:
+        os.kill(number, 15)
