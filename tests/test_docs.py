@@ -16,6 +16,7 @@ from engine.jobs import RouteOptions
 from engine.postgres.source_options import PostgresSourceOptions
 from engine.postgres.types import type_table
 from engine.stores.local import FolderOptions
+from engine.stores.rest import RestOptions
 from engine.stores.s3 import S3Options
 from engine.stores.sftp import SftpOptions
 
@@ -79,14 +80,11 @@ def test_the_shell_examples_run(study: str, tmp_path: Path, s3_server: embedded.
     ("title", "options"),
     [
         ("Source: PostgreSQL", PostgresSourceOptions),
-        ("Destination: folder or NFS", FolderOptions),
-        ("Destination: S3", S3Options),
-<<<<<<< HEAD
+        ("Source or destination: folder or NFS", FolderOptions),
+        ("Source or destination: S3", S3Options),
+        ("Source or destination: SFTP", SftpOptions),
+        ("Destination: REST", RestOptions),
         ("Every transfer and export", RouteOptions),
-=======
-        ("Destination: SFTP", SftpOptions),
-        ("Either destination", RouteOptions),
->>>>>>> sftp
     ],
 )
 def test_option_tables_name_exactly_the_options(title: str, options: type[Options]) -> None:

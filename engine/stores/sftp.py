@@ -14,11 +14,7 @@ from paramiko.sftp import SFTP_FLAG_READ
 from pydantic import AfterValidator, Field
 
 from engine import paths
-<<<<<<< HEAD
-from engine.errors import ConfigurationError, FileChanged
-=======
-from engine.errors import ConfigurationError, ConnectionFailed, TransferFailed
->>>>>>> sftp
+from engine.errors import ConfigurationError, ConnectionFailed, FileChanged
 from engine.options import Options, Secret
 from engine.paths import File
 from engine.stores import sftp_connection, sftp_hostkeys, sftp_publish
