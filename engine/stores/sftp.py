@@ -14,7 +14,7 @@ from paramiko.sftp import SFTP_FLAG_READ
 from pydantic import AfterValidator, Field
 
 from engine import paths
-from engine.errors import ConfigurationError, ConnectionFailed, FileChanged
+from engine.errors import ConfigurationError, ConnectionFailed, FileChanged, TransferFailed
 from engine.options import Options, Secret
 from engine.paths import File
 from engine.stores import sftp_connection, sftp_hostkeys, sftp_publish
