@@ -30,20 +30,20 @@ class Lane:
         self._unanswered: set[int] = set()  # numbers of requests
         self._failure: Failure | None = None
 
-    @property
-    def waiting(self) -> int:
-        """How many requests have no answer yet."""
-        return len(self._unanswered)
-
     def send(self, offset: int, data: memoryview) -> None:
-        """Send one chunk; waits while too many are in flight, and raises as soon as one is known to have failed."""
+        """Send one chunk; waits while too many are in flight."""
         assert self.handle is not None  # noqa: S101 - open until `close`
         while len(self._unanswered) * self.session.write_chunk >= IN_FLIGHT_BYTES:
             self.session.take_answer()
+        self._check()
+        self._unanswered.add(self.session.send_write(self, self.handle, offset, data))
+
+    def look(self) -> int:
+        """Take the answers that are here; returns how many are not. Raises if one was no success."""
         while self._unanswered and self.session.has_answer():
             self.session.take_answer()
         self._check()
-        self._unanswered.add(self.session.send_write(self, self.handle, offset, data))
+        return len(self._unanswered)
 
     def drain(self) -> None:
         """Wait for every answer; raises if one was no success."""

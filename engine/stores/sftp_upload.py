@@ -11,6 +11,7 @@ import posixpath
 import stat
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -184,7 +185,7 @@ class SftpWriter:
     def _send(self, data: memoryview) -> None:
         if self._sent >= self._widens_at:
             self._widen()
-        lane = min(self._lanes, key=lambda lane: lane.waiting)
+        lane = min(self._lanes, key=Lane.look)
         lane.send(self._sent, data)
         self._sent += len(data)
 
@@ -196,10 +197,13 @@ class SftpWriter:
         self._widens_at = sys.maxsize
         if self._round_trip < LONG_WAY_SECONDS or SYNC not in self._lanes[0].session.extensions:
             return
-        with contextlib.suppress(FerryError, *FAILURES):  # then it goes with what there is
+        with ThreadPoolExecutor(LANES - 1, thread_name_prefix="ferry-login") as logins:
             for _ in range(LANES - 1):
-                with self._borrowed() as session:
-                    self._lanes.append(Lane(session, session.open_file(self._temporary, SFTP_FLAG_WRITE)))
+                logins.submit(self._add_lane)
+
+    def _add_lane(self) -> None:
+        with contextlib.suppress(FerryError, *FAILURES), self._borrowed() as session:  # then it goes with what there is
+            self._lanes.append(Lane(session, session.open_file(self._temporary, SFTP_FLAG_WRITE)))
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[Session]:
