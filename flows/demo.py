@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import Interrupted
+from engine.errors import ConnectionFailed, Interrupted
 from flows import TELEMETRY_OFF
 from flows.demo_receiver import receiver
 from flows.demo_samples import Places, data_folder
@@ -137,9 +138,17 @@ def run_connectors(api: str, database: str) -> list[dict[str, Any]]:
     with ControlDatabase(database) as control, httpx.Client(base_url=api, timeout=60) as http:
         deployment = asked(http, "GET", "/deployments/name/run_connector_pipeline/default")["id"]
         triggered: set[str] = set()
+        demo_run = secrets.token_hex(8)
         for connector in (one for one in list_connectors(control) if one["id"] in BY_THE_API):
             say(f"the API is asked to run connector {connector['id']}: {connector['name']} …")
-            triggered.add(asked(http, "POST", f"/deployments/{deployment}/create_flow_run", json={"parameters": {"connector_id": connector["id"]}})["id"])
+            triggered.add(
+                asked(
+                    http,
+                    "POST",
+                    f"/deployments/{deployment}/create_flow_run",
+                    json={"parameters": {"connector_id": connector["id"]}, "idempotency_key": f"{demo_run}-{connector['id']}"},
+                )["id"]
+            )
         waiting = set(triggered)
         while waiting:
             time.sleep(0.2)
