@@ -102,8 +102,11 @@ class FileWriter(Protocol):
 class CopiesWithin(Protocol):
     """A `FileWriter` that can take a whole file without its bytes passing through this process: a server-side or kernel copy."""
 
-    def copy_from(self, source: FileSource, file: FileInfo) -> bool:
-        """Take `file` as the whole content, instead of any `write`; False, with nothing done, when this source is not within reach."""
+    def copy_from(self, source: FileSource, file: FileInfo, passing: Callable[[int], None]) -> bool:
+        """Take `file` as the whole content, instead of any `write`; False, with nothing done, when this source is not within reach.
+
+        `passing` is told bytes as they are copied, and raises when they are not wanted any more.
+        """
 
 
 class FileDestination(FileStore, Protocol):

@@ -208,9 +208,7 @@ class _Moves:
 
         try:
             with destination.open_write(step.target, size=step.file.size, exists=exists, verify=self._orders.verify, on_begin=begun) as writer:
-                if isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file):
-                    self._count(step.file.size)
-                else:
+                if not (isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
                     with self._reading(step.file) as body:
                         while data := body.read(PIECE_BYTES):
                             writer.write(data)
@@ -258,6 +256,11 @@ class _Moves:
         """Bytes on their way."""
         self._still_wanted()
         self._rate.wait_for(count, self._stopped)
+        self._count(count)
+
+    def _copied(self, count: int) -> None:
+        """Bytes that are copied without passing through here."""
+        self._still_wanted()
         self._count(count)
 
     def _count(self, count: int) -> None:
