@@ -160,9 +160,11 @@ class LocalStore:
         size: int | None = None,
         exists: Exists = "replace",
         verify: Verification | None = None,
+        standing: bool | None = None,
         on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[LocalWriter]:
         """See `FileDestination.open_write`."""
+        del standing  # a look costs less than what it would save
         self._check_mount()
         place = self._place(path)
         self._check_folder(place.rpartition("/")[0])
