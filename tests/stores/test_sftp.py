@@ -16,7 +16,7 @@ import paramiko
 import pytest
 
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, OutcomeUnknown, ResourceError, TransferFailed
-from engine.stores import sftp_connection, sftp_publish
+from engine.stores import sftp_connection, sftp_publish, sftp_upload
 from engine.stores.sftp import SftpOptions, SftpStore
 from tests.stores.sftp_misbehaving import PASSWORD, Faults, Server, misbehaving
 from tests.stores.sftp_servers import SftpServer, fingerprint, free_port, new_key
@@ -523,6 +523,42 @@ def test_leftovers_that_cannot_be_removed_are_noted(server: Server, store: SftpS
         raise KeyboardInterrupt
     assert len(store.notes) == 1
     assert writer.temporary_name in store.notes[0]
+
+
+@pytest.fixture
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is large, and every way long."""
+    monkeypatch.setattr(sftp_upload, "WIDE_BYTES", 100_000)
+    monkeypatch.setattr(sftp_upload, "LONG_WAY_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("_wide")
+@pytest.mark.parametrize("size", [None, len(DATA)])
+@pytest.mark.parametrize("refused", [(), (0,), (5,), (21,)])
+def test_a_large_file_over_a_long_way_goes_over_several_connections(server: Server, store: SftpStore, size: int | None, refused: tuple[int, ...]) -> None:
+    server.faults = Faults(extensions=("fsync@openssh.com",), refuse_write=refuse(*refused))
+    with pytest.raises(ResourceError) if refused else contextlib.nullcontext(), store.open_write("a/file", size=size) as writer:
+        writer.write(DATA)
+        assert refused or len(writer._lanes) == sftp_upload.LANES
+    assert server.names() == ([] if refused else ["a", "a/file"])
+    assert refused or (server.root / "a/file").read_bytes() == DATA
+    assert refused or len(server.transports) == sftp_upload.LANES
+
+
+@pytest.mark.usefixtures("_wide")
+def test_a_server_that_gives_no_second_connection_gets_the_file_over_one(server: Server, store: SftpStore) -> None:
+    server.faults.extensions = ("fsync@openssh.com",)
+    with store.open_write("file") as writer:
+        server.faults.unreachable = True
+        writer.write(DATA)
+    assert (server.root / "file").read_bytes() == DATA
+    assert server.names() == ["file"]
+
+
+@pytest.mark.usefixtures("_wide")
+def test_servers_that_may_not_have_real_files_get_one_connection(server: Server, store: SftpStore) -> None:
+    put(store, "file")
+    assert len(server.transports) == 1
 
 
 def test_memory_is_bounded_by_the_windows(sftp_server: SftpServer, sftp_folder: str) -> None:
