@@ -189,7 +189,7 @@ def _sftp_once(folder: Path) -> Iterator[SFTP]:
     server = SFTP(free_ports(1)[0], "ferry", secrets.token_hex(16), _host_key(folder / "host_key"))
     command = [
         *(_program("rclone", "SFTP"), "serve", "sftp", str(folder / "data"), f"--addr=127.0.0.1:{server.port}", f"--key={folder / 'host_key'}"),
-        *("--vfs-cache-mode=writes", "--dir-cache-time=0s", f"--cache-dir={folder / 'cache'}", "--config="),
+        *("--vfs-cache-mode=writes", "--vfs-write-back=0s", "--dir-cache-time=1s", f"--cache-dir={folder / 'cache'}", "--config="),
     ]
     environment = {**os.environ, "HOME": str(folder), "RCLONE_USER": server.username, "RCLONE_PASS": server.password}
     with _running(command, folder / "sftp.log", environment=environment, cwd=folder) as process:

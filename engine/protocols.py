@@ -102,15 +102,25 @@ class FileWriter(Protocol):
 class CopiesWithin(Protocol):
     """A `FileWriter` that can take a whole file without its bytes passing through this process: a server-side or kernel copy."""
 
-    def copy_from(self, source: FileSource, file: FileInfo) -> bool:
-        """Take `file` as the whole content, instead of any `write`; False, with nothing done, when this source is not within reach."""
+    def copy_from(self, source: FileSource, file: FileInfo, passing: Callable[[int], None]) -> bool:
+        """Take `file` as the whole content, instead of any `write`; False, with nothing done, when this source is not within reach.
+
+        `passing` is told bytes as they are copied, and raises when they are not wanted any more.
+        """
 
 
 class FileDestination(FileStore, Protocol):
     """A place that files go to."""
 
     def open_write(
-        self, path: str, *, size: int | None = None, exists: Exists = "replace", verify: Verification | None = None, on_begin: Callable[[str], None] = ...
+        self,
+        path: str,
+        *,
+        size: int | None = None,
+        exists: Exists = "replace",
+        verify: Verification | None = None,
+        standing: bool | None = None,
+        on_begin: Callable[[str], None] = ...,
     ) -> AbstractContextManager[FileWriter]:
         """A writer for `path`; `with` is the transaction.
 
@@ -119,6 +129,7 @@ class FileDestination(FileStore, Protocol):
         `exists="fail"` is decided atomically at publication (`ConfigurationError`). `skip` is decided by the route before anything is opened.
         `size`, where known, is compared with the bytes written before publishing (`IntegrityError`). `verify` is the least level that
         the receipt may name, by reading back where nothing less reaches it; None: what costs no second read.
+        `standing` says whether a file stands there, where the caller has just seen (for the receipt's `replaced`); None: look.
         `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id), for `sweep`.
         """
 

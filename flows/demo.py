@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import Interrupted
+from engine.errors import ConnectionFailed, Interrupted
 from flows import TELEMETRY_OFF
 from flows.demo_receiver import receiver
 from flows.demo_samples import Places, data_folder
@@ -136,14 +137,23 @@ def run_connectors(api: str, database: str) -> list[dict[str, Any]]:
 
     with ControlDatabase(database) as control, httpx.Client(base_url=api, timeout=60) as http:
         deployment = asked(http, "GET", "/deployments/name/run_connector_pipeline/default")["id"]
-        waiting = set()
+        triggered: set[str] = set()
+        demo_run = secrets.token_hex(8)
         for connector in (one for one in list_connectors(control) if one["id"] in BY_THE_API):
             say(f"the API is asked to run connector {connector['id']}: {connector['name']} …")
-            waiting.add(asked(http, "POST", f"/deployments/{deployment}/create_flow_run", json={"parameters": {"connector_id": connector["id"]}})["id"])
+            triggered.add(
+                asked(
+                    http,
+                    "POST",
+                    f"/deployments/{deployment}/create_flow_run",
+                    json={"parameters": {"connector_id": connector["id"]}, "idempotency_key": f"{demo_run}-{connector['id']}"},
+                )["id"]
+            )
+        waiting = set(triggered)
         while waiting:
             time.sleep(0.2)
             waiting -= {one for one in waiting if asked(http, "GET", f"/flow_runs/{one}")["state_type"] in FINAL}
-        return runs.list_runs(control, limit=len(BY_THE_API))[::-1]
+        return [run for run in runs.list_runs(control, limit=100)[::-1] if run["prefect_flow_run_id"] in triggered]
 
 
 def fill(server: embedded.Postgres) -> str:
@@ -182,13 +192,18 @@ def peak_memory() -> int:
 
 
 def asked(http: httpx.Client, method: str, path: str, **more: Any) -> Any:
-    """What the API answers; a 503 (its SQLite file is busy) is asked again."""
+    """What the API answers; a 503 (its SQLite file is busy), or no answer, is asked again."""
+    import httpx
+
     for _ in range(ATTEMPTS):
-        answer = http.request(method, path, **more)
+        try:
+            answer = http.request(method, path, **more)
+        except httpx.ReadTimeout:
+            continue
         if answer.status_code != 503:  # noqa: PLR2004 - HTTP
-            break
+            return answer.raise_for_status().json()
         time.sleep(1)
-    return answer.raise_for_status().json()
+    raise ConnectionFailed("the demo's Prefect server does not answer; see .demo/prefect.log")
 
 
 def show(results: list[RunResult], samples: dict[str, RunResult], records: list[dict[str, Any]]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ SECRETS = ("TRUENAS_PASSWORD", "UPLOAD_TOKEN", "UPLOAD_KEY", "UPLOAD_PASSWORD")
 FILES = {
     "patients.csv": "pseudonym,born\n1f3a,1980-01-01\n",
     "labs.csv": "analyte,value\nCRP,3.1\n" * 50_000,
-    "2024/labs.csv": "analyte,value\n",
+    "2024/cultures.csv": "analyte,value\n",
     "empty.csv": "",
 }
 
@@ -33,6 +34,7 @@ class Places:
     bucket: str
     sftp: embedded.SFTP
     rest: str
+    run: str = field(default_factory=lambda: secrets.token_hex(4))  # each demo has folders of its own
 
     def environment(self) -> dict[str, str]:
         """What the samples' references stand for."""
@@ -41,7 +43,7 @@ class Places:
 
     def config(self, kind: str, sample: str, role: str) -> dict[str, Any]:
         """Keys that lead to a place of this sample's own."""
-        own = f"{sample}/{role}"
+        own = f"samples-{self.run}/{sample}/{role}"
         if kind == registry.S3:
             return {"bucket": self.bucket, "path": own, "prefix": None, "endpoint_url": self.s3.endpoint_url}
         if kind == registry.SFTP:

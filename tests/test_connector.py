@@ -23,7 +23,7 @@ from engine.control import connectors as stored
 from engine.control import leases
 from engine.errors import ConfigurationError, ProcessingError, QueryFailed
 from engine.formats.csv import CsvFormat
-from engine.stores.local import LocalWriter
+from engine.stores.local_writer import LocalWriter
 from tests.conftest import open_to_nobody
 from tests.control.platform import GATED, PAUSE, ROOT, Control, is_paused, told, until
 

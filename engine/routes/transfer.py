@@ -17,7 +17,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from engine import workers
 from engine.errors import FerryError, FileChanged, LeaseLost, OutcomeUnknown, PartlyFailed, TransferFailed, describe
@@ -185,7 +185,7 @@ class _Moves:
         destination = self._destination
         if isinstance(destination, SendsBody):
             receipt = self._send(step, destination)
-        elif self._orders.exists == "skip" and destination.stat(step.target) is not None:
+        elif self._orders.exists == "skip" and self._stands(step, destination):
             return replace(step.result, state="skipped")
         else:
             receipt = self._copy(step, destination)
@@ -199,6 +199,10 @@ class _Moves:
             return replace(result, error=f"delivered, but not noted: {error}")
         return result
 
+    @staticmethod
+    def _stands(step: Step, destination: Store) -> bool:
+        return destination.stat(step.target) is not None if step.standing is None else step.standing
+
     def _copy(self, step: Step, destination: Store) -> Receipt:
         exists: Exists = "replace" if self._orders.exists == "replace" else "fail"
         remarks = len(destination.notes)
@@ -207,10 +211,9 @@ class _Moves:
             self._journal.record(step.target, "writing", leftover=leftover, source=step.file)
 
         try:
-            with destination.open_write(step.target, size=step.file.size, exists=exists, verify=self._orders.verify, on_begin=begun) as writer:
-                if isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file):
-                    self._count(step.file.size)
-                else:
+            more: Any = {"verify": self._orders.verify, "standing": step.standing}
+            with destination.open_write(step.target, size=step.file.size, exists=exists, on_begin=begun, **more) as writer:
+                if not (isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
                     with self._reading(step.file) as body:
                         while data := body.read(PIECE_BYTES):
                             writer.write(data)
@@ -258,6 +261,11 @@ class _Moves:
         """Bytes on their way."""
         self._still_wanted()
         self._rate.wait_for(count, self._stopped)
+        self._count(count)
+
+    def _copied(self, count: int) -> None:
+        """Bytes that are copied without passing through here."""
+        self._still_wanted()
         self._count(count)
 
     def _count(self, count: int) -> None:

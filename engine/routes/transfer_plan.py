@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FILES_IN_FLIGHT = 8
 MOST_COUNTED = 100_000
+WORTH_LISTING = 20
 COUNTING_SECONDS = 2.0
 _STANDS = ("written", "replaced", "removing source")
 _UNSURE = ("publishing", "ambiguous")
@@ -80,6 +81,7 @@ class Step:
     target: str
     todo: Literal["send", "compare", "remove", "none"]
     result: FileResult
+    standing: bool | None = None  # whether a file stands at the target, where a listing has told
 
 
 def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, journal: Journal) -> list[Step]:
@@ -103,7 +105,8 @@ def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, jou
         _refuse_overlaps(source, destination, possible, None if is_single else (orders.base, orders.pattern))
     earlier = journal.earlier([step.file.path for step in possible])
     can_look = not isinstance(destination, SendsBody)
-    return [_decided(step, orders, earlier.get((step.file.path, step.result.path)), can_look=can_look) if step.todo == "send" else step for step in steps]
+    steps = [_decided(step, orders, earlier.get((step.file.path, step.result.path)), can_look=can_look) if step.todo == "send" else step for step in steps]
+    return _with_standing(steps, destination, orders) if len(steps) >= WORTH_LISTING and not isinstance(destination, SendsBody) else steps
 
 
 def _named(source: FileSource, destination: Store | SendsBody, file: FileInfo, target: str) -> Step:
@@ -138,6 +141,17 @@ def _count_unmatched(source: FileSource, orders: Orders) -> int:
     depth = orders.base.count("/") + 1 if orders.base else 0
     below = (f for f in source.list(paths.join_pattern(orders.base, "**/*"), ordered=False) if f.path.count("/") > depth and not wanted.fullmatch(f.path))
     return sum(1 for _ in itertools.islice(below, MOST_COUNTED + 1))
+
+
+def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> list[Step]:
+    """One listing of the target instead of a question for each file, if it is not much longer than what is to be moved."""
+    deep = any("/" in step.target[len(orders.target) + 1 if orders.target else 0 :] for step in steps)
+    most = 2 * len(steps) + 1_000
+    try:
+        found = {file.path for file in itertools.islice(destination.list(paths.join_pattern(orders.target, "**/*" if deep else "*"), ordered=False), most + 1)}
+    except FerryError:  # a key that may write and not list is enough
+        return steps
+    return steps if len(found) > most else [replace(step, standing=step.target in found) for step in steps]
 
 
 def _chosen(source: FileSource, orders: Orders) -> tuple[list[FileInfo], str, bool]:

@@ -1,34 +1,28 @@
-"""Folders: local disks and NFS mounts.
-
-A file is written under a temporary name in its own folder, synced, closed and then renamed, so that nobody sees half of it
-(POSIX rename; on NFS a failed write may show only at fsync or close, and both are checked).
-"""
+"""Folders: local disks and NFS mounts. Symbolic links that lead out of a folder are not followed."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import os
 import re
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from engine import paths
-from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError, ResourceError, TransferFailed
+from engine.errors import ConfigurationError, FileChanged, ResourceError
 from engine.options import Options
 from engine.paths import File
-from engine.results import Receipt
-from engine.stores.temporary import is_temporary, new_token, temporary_name
+from engine.stores.local_errors import translated, translating
+from engine.stores.local_writer import LocalWriter
+from engine.stores.temporary import is_temporary
 from engine.stores.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
+    from collections.abc import Callable, Iterator
 
     from engine.protocols import Exists, FileInfo
     from engine.results import Verification
@@ -80,13 +74,14 @@ class LocalStore:
         self.notes: list[str] = []
         self._options = options
         try:
-            self._root = Path(options.path).expanduser().absolute()
+            self._root = str(Path(options.path).expanduser().absolute()).rstrip("/")
         except RuntimeError:
             raise ConfigurationError(f"'path' {options.path}: there is no such user's home folder") from None
+        self._inside: set[str] = set()  # folders that are known to lie below the root, links and all
 
     def url(self, path: str) -> str:
         """The absolute path."""
-        return str(self._place(path))
+        return self._place(path)
 
     def identity(self, path: str) -> str:
         """The real path, whatever links lead there."""
@@ -94,27 +89,28 @@ class LocalStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
-        return (self._place(path) if path else self._root).is_dir()
+        return os.path.isdir(self._place(path) if path else self._root or "/")  # noqa: PTH112 - no path object for each question
 
     def close(self) -> None:
         """Nothing is kept open."""
 
     def stat(self, path: str) -> File | None:
         """The regular file at `path`, or None."""
+        place = self._place(path)
+        self._check_links(place)
         try:
-            return self._describe(path, self._place(path).stat())
+            return self._describe(path, os.stat(place))  # noqa: PTH116 - as above
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _translated(error, self.url(path), "look at") from None
+            raise translated(error, place, "look at") from None
 
     def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
-        """Matching regular files in the order of their paths; symbolic links to folders are not followed."""
+        """Matching regular files in the order of their paths; links to folders are not followed, nor links that lead outside."""
         wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
         self._check_mount()
-        top = self._root / start if start else self._root
         deep = "/" in pattern[len(start) :]
-        found_paths = self._walk(top, start, deep=deep)
+        found_paths = self._walk(f"{self._root}/{start}".rstrip("/") or "/", start, deep=deep)
         for path in sorted(found_paths, key=paths.in_order) if ordered else found_paths:
             if wanted.fullmatch(path) and (found := self.stat(path)) is not None:
                 yield found
@@ -123,27 +119,38 @@ class LocalStore:
     def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
         """Read the version that was listed; another version is an error before and after."""
         place = self._place(file.path)
-        with contextlib.ExitStack() as stack:
-            with _translating(place, "read"):
-                handle = stack.enter_context(place.open("rb"))
-                self._check_version(file, os.fstat(handle.fileno()))
-                handle.seek(start)
+        with self.open_descriptor(file) as descriptor:
+            if start:
+                with translating(place, "read"):
+                    os.lseek(descriptor, start, os.SEEK_SET)
 
             def read(size: int) -> bytes:
-                with _translating(place, "read"):
-                    return handle.read(size)
+                with translating(place, "read"):
+                    return os.read(descriptor, size)
 
-            yield cast("BinaryIO", Window(read, file.size - start if length is None else length, str(place)))
-            self._check_version(file, os.fstat(handle.fileno()))
+            yield cast("BinaryIO", Window(read, file.size - start if length is None else length, place))
+
+    @contextlib.contextmanager
+    def open_descriptor(self, file: FileInfo) -> Iterator[int]:
+        """The version that was listed, open for reading; another version is an error before and after."""
+        place = self._place(file.path)
+        self._check_links(place)
+        with translating(place, "read"):
+            descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe that took the file's place holds nobody up
+        try:
+            self._check_version(file, os.fstat(descriptor))
+            yield descriptor
+            self._check_version(file, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
 
     def delete(self, file: FileInfo) -> None:
-        """Delete that version."""
+        """Delete that version; of a link to it, the link."""
         place = self._place(file.path)
-        try:
-            self._check_version(file, place.stat())
-            place.unlink()
-        except OSError as error:
-            raise _translated(error, str(place), "delete") from None
+        self._check_links(place)
+        with translating(place, "delete"):
+            self._check_version(file, os.stat(place))  # noqa: PTH116 - as above
+            os.unlink(place)  # noqa: PTH108 - as above
 
     @contextlib.contextmanager
     def open_write(
@@ -152,17 +159,20 @@ class LocalStore:
         *,
         size: int | None = None,
         exists: Exists = "replace",
-        verify: Verification | None = None,  # noqa: ARG002 - read-back is to come
+        verify: Verification | None = None,
+        standing: bool | None = None,
         on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[LocalWriter]:
         """See `FileDestination.open_write`."""
+        del standing  # a look costs less than what it would save
         self._check_mount()
         place = self._place(path)
-        with _translating(place, "write"):
-            blocked = place.exists() and not place.is_file()
+        self._check_folder(place.rpartition("/")[0])
+        with translating(place, "write"):
+            blocked = self._is_blocked(place)
         if blocked:
             raise ConfigurationError(f"{place} is a folder or a device, not a file; choose another name")
-        writer = LocalWriter(place, self._options.file_mode, size, exists)
+        writer = LocalWriter(place, self._options.file_mode, declared=size, exists=exists, verify=verify)
         if on_begin is not None:
             on_begin(writer.temporary_name)
         try:
@@ -170,7 +180,7 @@ class LocalStore:
                 yield writer
         finally:
             if writer.remains:
-                self.notes.append(f"the temporary file {place.with_name(writer.temporary_name)} could not be removed, and may remain")
+                self.notes.append(f"the temporary file {place.rpartition('/')[0]}/{writer.temporary_name} could not be removed, and may remain")
 
     def probe(self, path: str) -> None:
         """Make the temporary file, and folders that are missing, and remove them."""
@@ -184,20 +194,28 @@ class LocalStore:
             return False
         self._check_mount()  # what is not found on a share that is not mounted may still be there
         try:
-            place.with_name(leftover).unlink()
+            os.unlink(f"{place.rpartition('/')[0]}/{leftover}")  # noqa: PTH108 - as above
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _translated(error, str(place), "sweep") from None
+            raise translated(error, place, "sweep") from None
         return True
 
-    def _place(self, path: str) -> Path:
-        return self._root / paths.checked(path)
+    def _place(self, path: str) -> str:
+        return f"{self._root}/{paths.checked(path)}"
 
     def _describe(self, path: str, found: os.stat_result) -> File | None:
         if not stat.S_ISREG(found.st_mode):
             return None
         return File(path, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC), f"{found.st_size}-{found.st_mtime_ns}")
+
+    def _is_blocked(self, place: str) -> bool:
+        """Whether something stands there that is no file; a link is one, and is replaced."""
+        try:
+            found = os.lstat(place)
+        except FileNotFoundError:
+            return False
+        return not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode))
 
     def _check_version(self, file: FileInfo, found: os.stat_result) -> None:
         now = self._describe(file.path, found)
@@ -207,202 +225,43 @@ class LocalStore:
     def _check_mount(self) -> None:
         if not self._options.require_mount:
             return
-        root = self._root.absolute()
+        root = Path(self._root or "/")
         if not any(os.path.ismount(place) for place in (root, *root.parents) if place != Path(place.anchor)):
             raise ResourceError(f"{root} is not below a mount point (require_mount); is the share mounted?", transient=True)
 
-    def _walk(self, folder: Path, prefix: str, *, deep: bool) -> Iterator[str]:
+    def _check_links(self, place: str) -> None:
+        """A link may not lead out of the folder: what lies there was not meant."""
+        self._check_folder(place.rpartition("/")[0])
+        if os.path.islink(place) and not self._is_inside(os.path.realpath(place)):  # noqa: PTH114 - as above
+            raise ConfigurationError(f"{place} is a link that leads out of {self._root}; it is not followed")
+
+    def _check_folder(self, folder: str) -> None:
+        if folder in self._inside:
+            return
+        if not self._is_inside(os.path.realpath(folder)):
+            raise ConfigurationError(f"{folder} leads out of {self._root} by a link; it is not followed")
+        if os.path.isdir(folder):  # noqa: PTH112 - as above
+            self._inside.add(folder)
+
+    def _is_inside(self, real: str) -> bool:
+        root = os.path.realpath(self._root or "/").rstrip("/")
+        return real == root or real.startswith(f"{root}/")
+
+    def _walk(self, folder: str, prefix: str, *, deep: bool) -> Iterator[str]:
         try:
-            entries = list(os.scandir(folder))
-        except FileNotFoundError:
+            with os.scandir(folder) as found:
+                entries = list(found)
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise _translated(error, str(folder), "list") from None
+            raise translated(error, folder, "list") from None
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if deep:
-                    yield from self._walk(folder / entry.name, f"{prefix}{entry.name}/", deep=deep)
-            elif not is_temporary(entry.name):
-                yield prefix + entry.name
-
-
-class LocalWriter:
-    """One file on its way into a folder (`FileWriter`)."""
-
-    def __init__(self, place: Path, mode: int | None, declared: int | None, exists: Exists) -> None:
-        self.size = 0
-        self.remains = False  # a temporary file that could not be removed
-        self._place = place
-        self._mode = mode
-        self._declared = declared
-        self._exists = exists
-        self._digest = hashlib.sha256()
-        self._temporary = place.with_name(temporary_name(place.name, new_token()))
-        self._made: list[Path] = []
-        self._handle: BinaryIO | None = None
-        self._begun = False
-        self._finished = False
-        self._receipt: Receipt | None = None
-
-    @property
-    def temporary_name(self) -> str:
-        """The name that the file has until it is published."""
-        return self._temporary.name
-
-    @property
-    def receipt(self) -> Receipt:
-        """Complete once the file is published."""
-        if self._receipt is None:
-            raise RuntimeError("the file is not published yet")
-        return self._receipt
-
-    def __enter__(self) -> Self:
-        try:
-            self._make_folders()
-            mode = 0o666 if self._mode is None else self._mode
-            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            self._begun = True
-            if self._mode is not None:
-                os.fchmod(descriptor, self._mode)  # what was asked for, whatever umask takes away
-            self._handle = os.fdopen(descriptor, "wb", buffering=0)
-        except OSError as error:
-            self._discard()
-            raise _translated(error, str(self._place), "write") from None
-        return self
-
-    def write(self, data: bytes | memoryview | Any) -> int:
-        """Append; a write that is cut short by the system is continued."""
-        view = memoryview(data).cast("B")
-        if self._handle is None:
-            raise RuntimeError("the file is finished")
-        done = 0
-        try:
-            while done < len(view):
-                done += self._handle.write(view[done:]) or 0
-        except OSError as error:
-            raise _translated(error, str(self._place), "write") from None
-        self._digest.update(view)
-        self.size += done
-        return done
-
-    def finish(self) -> None:
-        """Sync, close, and compare sizes; the file still has its temporary name."""
-        if self._finished:
-            return
-        if self._handle is None:
-            raise TransferFailed(f"{self._place}: an earlier failure to finish it was ignored; not published")
-        handle, self._handle = self._handle, None
-        try:
-            with handle:
-                os.fsync(handle.fileno())
-            found = self._temporary.stat().st_size
-        except OSError as error:
-            raise _translated(error, str(self._place), "write") from None
-        if found != self.size or (self._declared is not None and self._declared != self.size):
-            announced = self.size if self._declared is None else self._declared
-            raise IntegrityError(f"{self._place}: {self.size:,} bytes written, {found:,} on disk, {announced:,} announced; not published")
-        self._finished = True
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None:
-            self._discard()
-            return
-        try:
-            self.finish()
-            replaced = self._publish()
-        except BaseException:
-            self._discard()
-            raise
-        self._receipt = Receipt(self.size, self._digest.hexdigest(), "size", replaced, {"path": str(self._place)})
-
-    def _publish(self) -> bool:
-        """Rename; `exists="fail"` links instead, because a link never replaces (POSIX link)."""
-        try:
-            replaced = self._place.exists()
-            if self._exists == "fail":
-                self._link()
+                    yield from self._walk(f"{folder}/{entry.name}", f"{prefix}{entry.name}/", deep=deep)
+            elif is_temporary(entry.name):
+                continue
+            elif entry.is_symlink() and not self._is_inside(os.path.realpath(entry.path)):
+                self.notes.append(f"{entry.path} is a link that leads out of {self._root}, and is left out")
             else:
-                self._temporary.replace(self._place)
-            for folder in {self._place.parent, *(made.parent for made in self._made)}:
-                _sync_folder(folder)
-        except FileExistsError:
-            raise ConfigurationError(f"{self._place} exists already (if_exists: fail); nothing was replaced") from None
-        except OSError as error:
-            raise _translated(error, str(self._place), "publish") from None
-        return replaced
-
-    def _link(self) -> None:
-        try:
-            os.link(self._temporary, self._place)
-        except OSError as error:
-            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
-                raise
-            raise ConfigurationError(f"{self._place.parent} is on a file system without hard links, which if_exists: fail needs here") from None
-        self._temporary.unlink()
-
-    def _make_folders(self) -> None:
-        missing = [folder for folder in (self._place.parent, *self._place.parent.parents) if not folder.exists()]
-        for folder in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # another run was faster
-                folder.mkdir()
-                self._made.append(folder)
-
-    def _discard(self) -> None:
-        """Leave nothing: no temporary file, no folder that was made for it."""
-        if self._handle is not None:
-            with contextlib.suppress(OSError):
-                self._handle.close()
-            self._handle = None
-        try:
-            self._temporary.unlink(missing_ok=True)
-        except OSError:
-            self.remains = self._begun
-        for folder in reversed(self._made):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync folders say so
-            raise
-    finally:
-        os.close(descriptor)
-
-
-_REASONS: Mapping[int, str] = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EROFS: "the file system is read-only",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.ENOENT: "there is no such file",
-    errno.EMFILE: "too many open files",
-    errno.EFBIG: "the file grows beyond what is allowed here",
-    errno.ESTALE: "the network share lost track of the file",
-    errno.EIO: "the device reports an error",
-}
-_NAMES = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-_RESOURCE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.EFBIG}
-
-
-@contextlib.contextmanager
-def _translating(place: Path, verb: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _translated(error, str(place), verb) from None
-
-
-def _translated(error: OSError, place: str, verb: str) -> FerryError:
-    reason = _REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else "the system refused")
-    message = f"cannot {verb} {place}: {reason}"
-    if error.errno in _NAMES:
-        return ConfigurationError(f"{message}; choose another name")
-    kind = ResourceError if error.errno in _RESOURCE else TransferFailed
-    return kind(message, transient=error.errno in {errno.ESTALE, errno.EIO, errno.ENOSPC, errno.EDQUOT})
+                yield prefix + entry.name

@@ -81,10 +81,11 @@ class MemoryStore:
         size: int | None = None,
         exists: Exists = "replace",
         verify: Verification | None = None,
+        standing: bool | None = None,
         on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[MemoryWriter]:
         """See `FileDestination.open_write`; a kill leaves nothing, so `on_begin` is told nothing, and the bytes that are hashed are those that stand there."""
-        del on_begin, verify
+        del on_begin, verify, standing
         writer = MemoryWriter(paths.checked(path), size)
         yield writer
         writer.finish()

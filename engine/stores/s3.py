@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import threading
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, Literal
 from urllib.parse import urlsplit
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import InvalidRegionError
 from pydantic import Field, field_validator
 
 from engine import paths
-from engine.addresses import is_loopback
-from engine.errors import ConfigurationError, ConnectionFailed, FileChanged, TransferFailed
-from engine.options import ENVIRONMENT, MIB, Options, Secret
+from engine.errors import ConfigurationError, ConnectionFailed, FileChanged
+from engine.options import ENVIRONMENT, Options, Secret
 from engine.paths import File
+from engine.stores import s3_connection
 from engine.stores.s3_errors import FAILURES, code, status, translated
+from engine.stores.s3_read import ObjectReader
 from engine.stores.s3_requests import ObjectRequests
-from engine.stores.s3_upload import PARTS_AT_ONCE, SINGLE_REQUEST_BYTES, S3Writer
-from engine.stores.window import Window
+from engine.stores.s3_upload import SINGLE_REQUEST_BYTES, S3Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,8 +33,6 @@ if TYPE_CHECKING:
     from engine.stores.s3_requests import Answer
 
 _LONGEST_KEY = 1024
-SMALL_BYTES = 4 * MIB
-"""What is read in one short request."""
 
 
 def _environment(name: str) -> Any:
@@ -101,13 +95,13 @@ class S3Store:
 
     def __init__(self, options: S3Options) -> None:
         self.options = options
-        self.notes: list[str] = []
         self._held = 0  # bytes of small objects that are finished but not sent; see `hold`
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._requests: ObjectRequests | None = None
         self._bucket_stands = False
-        self._check_encryption()
+        remark = s3_connection.unencrypted(options)
+        self.notes: list[str] = [remark] if remark else []
 
     @property
     def client(self) -> S3Client:
@@ -118,7 +112,7 @@ class S3Store:
         """
         with self._lock:
             if self._client is None:
-                self._client = self._connect()
+                self._client = s3_connection.connect(self.options)
             return self._client
 
     @property
@@ -235,32 +229,8 @@ class S3Store:
     def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
         """Read the version that was listed (`If-Match`); a body that ends early is an error."""
         left = file.size - start if length is None else length
-        if left <= 0:
-            yield cast("BinaryIO", io.BytesIO())
-            return
-        if left <= SMALL_BYTES and (small := self._read_small(file, start, left)) is not None:
-            yield cast("BinaryIO", io.BytesIO(small))
-            return
-        try:
-            asked = {"Bucket": self.options.bucket, "Key": self.key(file.path), "IfMatch": f'"{file.version}"', "Range": f"bytes={start}-{start + left - 1}"}
-            body = self.client.get_object(**asked)["Body"]  # type: ignore[arg-type]  # all strings
-        except FAILURES as error:
-            raise self.translated(error, f"read {self.url(file.path)}") from None
-
-        def read(size: int) -> bytes:
-            try:
-                return body.read(size)
-            except FAILURES:
-                raise TransferFailed(f"{self.url(file.path)} broke off", transient=True) from None
-
-        with contextlib.closing(body):
-            yield cast("BinaryIO", Window(read, left, self.url(file.path)))
-
-    def _read_small(self, file: FileInfo, start: int, length: int) -> bytes | None:
-        """By one short request; None: ask boto3."""
-        which = {"if-match": f'"{file.version}"', **({} if length == file.size else {"range": f"bytes={start}-{start + length - 1}"})}
-        answer = self.requests.ask("GET", self.key(file.path), which)
-        return answer.body if answer is not None and len(answer.body) == length else None
+        with ObjectReader(self, file, start, max(left, 0)) as reader:
+            yield reader.body()
 
     def delete(self, file: FileInfo) -> None:
         """Delete the object if it is still that version."""
@@ -288,15 +258,23 @@ class S3Store:
         *,
         size: int | None = None,
         exists: Exists = "replace",
-        verify: Verification | None = None,  # noqa: ARG002 - read-back is to come
+        verify: Verification | None = None,
+        standing: bool | None = None,
         on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[S3Writer]:
         """See `FileDestination.open_write`; an absent bucket or wrong keys show here, before any row is read."""
-        standing = self._standing(path)
-        if standing is not None and exists == "fail":
+        if standing is None or exists == "fail":
+            standing = self._standing(path) is not None
+        if standing and exists == "fail":
             raise ConfigurationError(f"{self.url(path)} exists already (if_exists: fail); nothing was replaced")
-        with S3Writer(self, path, declared=size, exists=exists, replaces=standing is not None, on_begin=on_begin) as writer:
+        with S3Writer(self, path, declared=size, exists=exists, verify=verify, replaces=standing, on_begin=on_begin) as writer:
             yield writer
+
+    def is_same_server(self, other: S3Store) -> bool:
+        """Whether the other store's objects can be copied to this one by the server: it is the same, and asked with the same key."""
+        mine, theirs = self.options, other.options
+        same = ("endpoint_url", "region", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+        return all(getattr(mine, name) == getattr(theirs, name) for name in same)
 
     def probe(self, path: str) -> None:
         """Begin a multipart upload and abort it, which leaves nothing, not even a version."""
@@ -364,45 +342,3 @@ class S3Store:
             if status(error) == 404:  # noqa: PLR2004 - HTTP
                 where = self.options.endpoint_url or "AWS"
                 raise ConnectionFailed(f"there is no bucket {self.options.bucket!r} at {where}; make it first, or check endpoint_url") from None
-
-    def _check_encryption(self) -> None:
-        url = urlsplit(self.options.endpoint_url or "https://")
-        if url.scheme != "http" or is_loopback(url.hostname or ""):
-            return
-        if self.options.require_tls or os.environ.get("FERRY_REQUIRE_TLS") == "1":
-            raise ConfigurationError("'endpoint_url' is http, and require_tls asks for an encrypted connection; use https")
-        self.notes.append(f"the connection to {url.scheme}://{url.netloc.rpartition('@')[2]} is not encrypted")
-
-    def _connect(self) -> S3Client:
-        options = self.options
-        checksums: Literal["when_supported", "when_required"] = "when_required"  # ours are sent explicitly, part by part
-        config = Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "total_max_attempts": 4},
-            max_pool_connections=PARTS_AT_ONCE + 2,
-            tcp_keepalive=True,
-            request_checksum_calculation=checksums,
-            response_checksum_validation=checksums,
-            s3={"addressing_style": options.addressing_style},
-        )
-        try:
-            return boto3.session.Session().client(
-                "s3",
-                endpoint_url=options.endpoint_url or None,
-                region_name=options.region or ("us-east-1" if options.endpoint_url else None),
-                aws_access_key_id=_plain(options.aws_access_key_id),
-                aws_secret_access_key=_plain(options.aws_secret_access_key),
-                aws_session_token=_plain(options.aws_session_token),
-                config=config,
-            )
-        except InvalidRegionError:
-            raise ConfigurationError("'region' is no name of a region (us-east-1)") from None
-        except ValueError:
-            raise ConfigurationError("'endpoint_url' is no URL (https://host:port)") from None
-        except FAILURES as error:
-            raise self.translated(error, "reach S3") from None
-
-
-def _plain(secret: Secret | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()

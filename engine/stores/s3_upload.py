@@ -19,14 +19,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 from engine.errors import ConfigurationError, FerryError, IntegrityError, OutcomeUnknown, TransferFailed
 from engine.options import MIB
 from engine.paths import File
-from engine.results import Receipt
+from engine.results import Receipt, reaches
+from engine.stores import s3_copy
+from engine.stores.s3_copy import ServerCopy
 from engine.stores.s3_errors import FAILURES, code, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from engine.protocols import Exists
+    from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
     from engine.stores.s3 import S3Store
 
@@ -60,9 +62,19 @@ def largest_object(chunk: int) -> int:
 
 
 class S3Writer:
-    """A streaming upload (`FileWriter`). Nothing stands at the key before the block is left without an exception."""
+    """A streaming upload (`FileWriter`, `CopiesWithin`). Nothing stands at the key before the block is left without an exception."""
 
-    def __init__(self, store: S3Store, path: str, *, declared: int | None, exists: Exists, replaces: bool, on_begin: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        store: S3Store,
+        path: str,
+        *,
+        declared: int | None,
+        exists: Exists,
+        verify: Verification | None,
+        replaces: bool,
+        on_begin: Callable[[str], None] | None,
+    ) -> None:
         self.size = 0
         self._store = store
         self._path = path
@@ -70,6 +82,8 @@ class S3Writer:
         self._object: dict[str, Any] = {"Bucket": store.options.bucket, "Key": store.key(path)}
         self._declared = declared
         self._condition = {"IfNoneMatch": "*"} if exists == "fail" else {}
+        self._verify = verify
+        self._copy: ServerCopy | None = None
         self._replaces = replaces
         self._on_begin = on_begin
         self._mark = secrets.token_hex(8)
@@ -118,6 +132,19 @@ class S3Writer:
                     self._send_waiting()
         return len(view)
 
+    def copy_from(self, source: FileSource, file: FileInfo, passing: Callable[[int], None]) -> bool:
+        """Have the server copy an object of its own; not with `exists="fail"`, which a copy cannot promise."""
+        if not isinstance(source, type(self._store)) or not self._store.is_same_server(source) or self._condition or self.size or not file.size:
+            return False
+        with self._breaking():
+            self._copy = ServerCopy(self._store, self._path, source, file)
+            if file.size > s3_copy.LARGEST_COPY_BYTES:
+                self._copy.copy_parts(self._on_begin, passing)
+            else:
+                passing(file.size)
+        self.size = file.size
+        return True
+
     def finish(self) -> None:
         """Send the tail and wait for all parts. A small object waits for publication, as long as few such wait in this store."""
         if self._finished:
@@ -126,6 +153,8 @@ class S3Writer:
             self._finished = True
             if self._declared is not None and self._declared != self.size:
                 raise IntegrityError(f"{self._url}: {self.size:,} bytes written, {self._declared:,} announced; not published")
+            if self._copy is not None:
+                return
             if self._upload_id is None and self._store.hold(self.size):
                 self._held = self.size
                 return
@@ -152,9 +181,35 @@ class S3Writer:
         if self._broken:
             raise TransferFailed(f"{self._url}: an earlier failure to write it was ignored; not published")
         self.finish()
+        if self._copy is not None:
+            self._receipt = self._copied(self._copy)
+            return
         answer = self._publish()
         self._upload_id = None
         self._receipt = self._verified(answer)
+
+    def _copied(self, copy: ServerCopy) -> Receipt:
+        try:
+            answer = copy.publish()
+        except FAILURES as error:
+            raise self._store.translated(error, f"copy to {self._url}") from None
+        copy.upload_id = None
+        level = copy.level(answer)
+        sha256 = None
+        if not reaches(level, self._verify):
+            source, mine = copy.read_source(), self._read_back()
+            if source != mine:
+                raise IntegrityError(f"{self._url}: the server's copy has other bytes than its source; it stays to be looked at", transient=True)
+            level, sha256 = "read-back", mine
+        return Receipt(self.size, sha256, level, self._replaces, {name: str(answer[name]).strip('"') for name in ("ETag", "VersionId") if name in answer})
+
+    def _read_back(self) -> str:
+        """The SHA-256 of what stands at the key now."""
+        standing = self._store.stat(self._path)
+        if standing is None:
+            raise IntegrityError(f"{self._url} is not there any more, just after it was published", transient=True)
+        with self._store.open_read(standing) as body:
+            return hashlib.file_digest(body, "sha256").hexdigest()  # type: ignore[arg-type]  # any file will do
 
     @contextlib.contextmanager
     def _breaking(self) -> Iterator[None]:
@@ -277,6 +332,10 @@ class S3Writer:
         found = {"ETag": answer.get("ETag") or (head or {}).get("ETag"), "VersionId": answer.get("VersionId"), "ChecksumCRC32": checksum}
         reported = {name: str(value).strip('"') for name, value in found.items() if value}
         level: Verification = "checksum" if self._confirmed else "size" if head is not None else "accepted"
+        if not reaches(level, self._verify):
+            if self._read_back() != self._digest.hexdigest():
+                raise IntegrityError(f"{self._url}: other bytes were read back than were sent; {self._withdraw()}", transient=True)
+            level = "read-back"
         return Receipt(self.size, self._digest.hexdigest(), level, self._replaces, reported)
 
     def _disagreement(self, head: dict[str, Any] | None, checksum: str | None) -> str | None:
@@ -317,6 +376,8 @@ class S3Writer:
         so those in flight are waited for first.
         """
         self._stop_uploaders()
+        if self._copy is not None:
+            self._upload_id = self._copy.upload_id
         if self._upload_id is None:
             return
         upload = {"UploadId": self._upload_id}

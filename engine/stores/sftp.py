@@ -184,13 +184,15 @@ class SftpStore:
         size: int | None = None,
         exists: Exists = "replace",
         verify: Verification | None = None,
+        standing: bool | None = None,
         on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[SftpWriter]:
         """See `FileDestination.open_write`."""
+        del standing  # what is in the way is looked at in any case
         place = Place(self._remote(path), self.url(path))
         with translating(f"write {place.url}"), self._pool.borrow() as session:
-            standing = session.attributes(place.path)
-        if standing is not None and not stat.S_ISREG(standing.st_mode or stat.S_IFREG):
+            there = session.attributes(place.path)
+        if there is not None and not stat.S_ISREG(there.st_mode or stat.S_IFREG):
             raise ConfigurationError(f"{place.url} is a folder or a device, not a file; choose another name")
         writer = SftpWriter(self._pool, place, declared=size, exists=exists, verify=verify)
         if on_begin is not None:

@@ -62,12 +62,14 @@ class KnownKeys:
     def refusal(self, key: paramiko.PKey, where: str) -> ConnectionFailed:
         """The error for a key that is not known."""
         shown = f"{key.get_name()} {fingerprint(key.asbytes())}"
-        if not self.keys and not self.fingerprint and key.asbytes() not in self.revoked:
+        if key.asbytes() in self.revoked:
+            return ConnectionFailed(f"the SSH server {where} shows the host key {shown}, which is marked as revoked in {self.source}; nothing was sent")
+        if not self.keys and not self.fingerprint:
             return ConnectionFailed(
                 f"the SSH server {where} is not known ({self.source}); it shows the host key {shown}. If its administrator confirms that fingerprint, "
                 "set host_key to it, name a file that has the key in known_hosts, or run 'ferry connectors trust ID'"
             )
-        known = self.fingerprint or ", ".join(f"{name} {fingerprint(data)}" for name, data in self.keys) or "it as revoked"
+        known = self.fingerprint or ", ".join(f"{name} {fingerprint(data)}" for name, data in self.keys)
         return ConnectionFailed(
             f"the host key of the SSH server {where} has changed, or another server answers in its place: {self.source} has {known}, the server shows {shown}. "
             "Nothing was sent. If its administrator confirms the new fingerprint, renew host_key or known_hosts, or run 'ferry connectors trust ID'"

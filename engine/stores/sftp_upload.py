@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 WIDE_BYTES = 64 << 20
 LANES = 4
 LONG_WAY_SECONDS = 0.005
+_HASHED_APART = 128 << 10  # smaller pieces are hashed sooner than handed to another thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class SftpWriter:
         self._token = new_token()
         self._temporary = place.beside(self.temporary_name)
         self._digest = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="ferry-hash")
         self._filling = bytearray()
         self._sent = 0
         self._lanes: list[Lane] = []
@@ -112,21 +114,32 @@ class SftpWriter:
         if not self._lanes:
             raise RuntimeError("the file is finished")
         view = memoryview(data).cast("B")
-        self._digest.update(view)
+        hashing = None
+        if len(view) >= _HASHED_APART:
+            hashing = self._hasher.submit(self._digest.update, view)  # beside the encryption
+        else:
+            self._digest.update(view)
         self.size += len(view)
-        chunk, at = self._lanes[0].session.write_chunk, 0
-        with self._breaking(), translating(self._what):
-            if self._filling:
-                at = min(chunk - len(self._filling), len(view))
-                self._filling += view[:at]
-                if len(self._filling) < chunk:
-                    return len(view)
-                self._send_filling()
-            while len(view) - at >= chunk:
-                self._send(view[at : at + chunk])
-                at += chunk
-            self._filling += view[at:]
+        try:
+            with self._breaking(), translating(self._what):
+                self._append(view)
+        finally:
+            if hashing is not None:
+                hashing.result()  # the caller may use the buffer again
         return len(view)
+
+    def _append(self, view: memoryview) -> None:
+        chunk, at = self._lanes[0].session.write_chunk, 0
+        if self._filling:
+            at = min(chunk - len(self._filling), len(view))
+            self._filling += view[:at]
+            if len(self._filling) < chunk:
+                return
+            self._send_filling()
+        while len(view) - at >= chunk:
+            self._send(view[at : at + chunk])
+            at += chunk
+        self._filling += view[at:]
 
     def finish(self) -> None:
         """Send the tail, see every answer, sync, close, and look at what the server has; the file still has its temporary name."""
@@ -216,6 +229,7 @@ class SftpWriter:
                 self._pool.give_back(session)
 
     def _release(self) -> None:
+        self._hasher.shutdown()
         lanes, self._lanes = self._lanes, []
         for lane in lanes:
             self._pool.give_back(lane.session)

@@ -79,9 +79,11 @@ class Spooled:
         size: int | None = None,
         exists: Exists = "replace",
         verify: Verification | None = None,
+        standing: bool | None = None,
         on_begin: Callable[[str], None] | None = None,
     ) -> Iterator[SpoolWriter]:
         """See `FileDestination.open_write`: leaving the block sends the file."""
+        del standing
         if exists != "replace":
             raise ConfigurationError(f"{self.url(path)}: 'if_exists' {exists}: nobody can tell what stands at a REST endpoint")
         if verify not in {None, "accepted"}:

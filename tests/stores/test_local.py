@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import resource
 import stat
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.errors import ConfigurationError, FerryError, ResourceError
+from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError, ResourceError
+from engine.stores import local_writer
 from engine.stores.local import FolderOptions, LocalStore
 
 if TYPE_CHECKING:
@@ -170,3 +175,168 @@ def test_require_mount_refuses_a_folder_of_the_root_file_system(tmp_path: Path) 
 
 def test_require_mount_accepts_what_is_mounted() -> None:
     assert list(LocalStore(FolderOptions(path="/proc/self", require_mount=True)).list("no-such-file")) == []
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> LocalStore:
+    """A folder with links that lead out of it, and one that does not."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_bytes(b"secret")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "plain").write_bytes(b"plain")
+    (root / "inner").symlink_to("plain")
+    (root / "file").symlink_to(tmp_path / "outside/secret")
+    (root / "folder").symlink_to(tmp_path / "outside")
+    (root / "up").symlink_to("../outside/secret")
+    return store_in(root)
+
+
+def test_links_that_lead_outside_are_not_followed(hostile: LocalStore, tmp_path: Path) -> None:
+    assert [file.path for file in hostile.list("**/*")] == ["inner", "plain"]
+    assert len(hostile.notes) == 3
+    assert all("is a link that leads out of" in note for note in hostile.notes)
+    for path in ("file", "up", "folder/secret"):
+        with pytest.raises(ConfigurationError, match="not followed"):
+            hostile.stat(path)
+    with pytest.raises(ConfigurationError, match="not followed"):
+        put(hostile, "folder/new", b"x")
+    put(hostile, "file", b"mine")  # the link itself is replaced
+    assert (tmp_path / "outside/secret").read_bytes() == b"secret"
+    assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["secret"]
+
+
+def test_a_pipe_in_the_place_of_a_listed_file_holds_nobody_up(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    put(store, "file", b"x")
+    listed = store.stat("file")
+    assert listed is not None
+    (tmp_path / "file").unlink()
+    os.mkfifo(tmp_path / "file")
+    with pytest.raises(FileChanged), store.open_read(listed) as body:
+        body.read()
+    with pytest.raises(FileChanged):
+        store.delete(listed)
+    assert list(store.list("*")) == []
+
+
+@pytest.mark.parametrize("level", ["checksum", "read-back"])
+def test_what_was_written_is_read_back_when_asked(tmp_path: Path, level: Any) -> None:
+    data = os.urandom(3_000_001)
+    receipt = put(store_in(tmp_path), "file", data, verify=level)
+    assert (receipt.verified, receipt.sha256) == ("read-back", hashlib.sha256(data).hexdigest())
+    with pytest.raises(IntegrityError, match="read back"), store_in(tmp_path).open_write("other", verify=level) as writer:
+        writer.write(b"0123456789")
+        temporary = next(path for path in tmp_path.iterdir() if path.name.endswith(".part"))
+        temporary.write_bytes(b"0123456780")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="only Linux has it")
+@pytest.mark.parametrize("level", [None, "size", "read-back"])
+def test_the_kernel_copies_within_a_file_system(tmp_path: Path, level: Any) -> None:
+    data = os.urandom(3_000_001)
+    source, destination = store_in(tmp_path / "in"), store_in(tmp_path / "out")
+    put(source, "file", data)
+    listed, passed = source.stat("file"), [0]
+    assert listed is not None
+
+    def passing(count: int) -> None:
+        passed[0] += count
+
+    with destination.open_write("file", size=listed.size, verify=level) as writer:
+        assert writer.copy_from(source, listed, passing)
+    assert (tmp_path / "out/file").read_bytes() == data
+    assert passed == [len(data)]
+    assert writer.receipt.bytes == len(data)
+    assert (writer.receipt.sha256, writer.receipt.verified) == ((hashlib.sha256(data).hexdigest(), "read-back") if level == "read-back" else (None, "size"))
+
+
+@pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="only Linux has it")
+@pytest.mark.parametrize("error", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_what_the_kernel_cannot_copy_is_left_to_the_caller(tmp_path: Path, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(error, "no")
+
+    source, destination = store_in(tmp_path / "in"), store_in(tmp_path / "out")
+    put(source, "file", b"x")
+    listed = source.stat("file")
+    assert listed is not None
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    with destination.open_write("file") as writer:
+        assert not writer.copy_from(source, listed, lambda _: None)
+        writer.write(b"x")
+    assert writer.receipt.sha256 == hashlib.sha256(b"x").hexdigest()
+
+
+def test_a_source_that_changes_while_the_kernel_copies_is_not_published(tmp_path: Path) -> None:
+    source, destination = store_in(tmp_path / "in"), store_in(tmp_path / "out")
+    put(source, "file", b"0123456789")
+    listed = source.stat("file")
+    assert listed is not None
+
+    def passing(_: int) -> None:
+        with (tmp_path / "in/file").open("ab") as more:
+            more.write(b"more")
+
+    with pytest.raises(FileChanged), destination.open_write("file") as writer:
+        writer.copy_from(source, listed, passing)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("call", ["fsync", "close", "stat", "replace", "open"])
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT])
+def test_a_failure_of_any_call_publishes_nothing(tmp_path: Path, call: str, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"before")
+    true = getattr(os, call)
+
+    def fail(*arguments: Any, **more: Any) -> Any:
+        at_temporary = str(arguments[0]).endswith(".part") or call in {"fsync", "close"}
+        if not at_temporary:
+            return true(*arguments, **more)
+        if call == "close":
+            true(*arguments)
+        raise OSError(error, "injected")
+
+    with pytest.raises(FerryError, match=str(tmp_path / "file")) as caught, store_in(tmp_path).open_write("file") as writer:
+        writer.write(b"after")
+        monkeypatch.setattr(os, call, fail)
+        if call == "open":
+            with store_in(tmp_path).open_write("file"):
+                pytest.fail("opened")
+    monkeypatch.undo()
+    assert caught.value.transient
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"before"
+
+
+def test_many_renames_in_one_folder_share_syncs_and_a_failed_one_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, true, lock = [0], local_writer._sync_folder, threading.Lock()
+
+    def slow(folder: str) -> None:
+        with lock:
+            begun[0] += 1
+            mine = begun[0]
+        time.sleep(0.05)
+        if mine == 2:
+            raise OSError(errno.EIO, "injected")
+        true(folder)
+
+    monkeypatch.setattr(local_writer, "_sync_folder", slow)
+    store, outcomes = store_in(tmp_path), []
+
+    def write(number: int) -> None:
+        try:
+            put(store, str(number), b"x")
+            outcomes.append("written")
+        except FerryError:
+            outcomes.append("failed")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("failed") == 1
+    assert outcomes.count("written") == 15
+    assert begun[0] < 16

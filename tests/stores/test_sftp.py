@@ -93,13 +93,11 @@ def test_known_hosts_in_all_its_forms(server: Server, tmp_path: Path, name: str)
     assert reached(server, host_key=None, known_hosts=str(file))
 
 
-@pytest.mark.parametrize(
-    "entry", ["127.0.0.1 {line}", "[127.0.0.1]:1 {line}", "@revoked [127.0.0.1]:{port} {line}", "!{host},{host} {line}", "", "@cert-authority {host} {line}"]
-)
+@pytest.mark.parametrize("entry", ["127.0.0.1 {line}", "[127.0.0.1]:1 {line}", "!{host},{host} {line}", "", "@cert-authority {host} {line}"])
 def test_a_server_that_is_not_known_is_refused_with_its_fingerprint(server: Server, tmp_path: Path, entry: str) -> None:
     line = line_of(server.host_keys[1])
     host = f"[127.0.0.1]:{server.port}"
-    (tmp_path / "known_hosts").write_text(entry.format(line=line, port=server.port, host=host) + "\n")
+    (tmp_path / "known_hosts").write_text(entry.format(line=line, host=host) + "\n")
     with pytest.raises(ConnectionFailed) as refused:
         reached(server, host_key=None, known_hosts=str(tmp_path / "known_hosts"))
     assert "ecdsa-sha2-nistp256 SHA256:" in str(refused.value)
@@ -107,6 +105,13 @@ def test_a_server_that_is_not_known_is_refused_with_its_fingerprint(server: Serv
     assert "ferry connectors trust" in str(refused.value)
     assert not refused.value.transient
     assert PASSWORD not in str(refused.value)
+
+
+def test_a_revoked_key_is_refused_though_it_is_known(server: Server, tmp_path: Path) -> None:
+    entry = f"[127.0.0.1]:{server.port} {line_of(server.host_keys[1])}\n"
+    (tmp_path / "known_hosts").write_text(f"{entry}@revoked {entry}")
+    with pytest.raises(ConnectionFailed, match="revoked"):
+        reached(server, host_key=None, known_hosts=str(tmp_path / "known_hosts"))
 
 
 def test_a_changed_host_key_is_refused_and_shows_both(server: Server) -> None:

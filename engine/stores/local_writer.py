@@ -1,0 +1,278 @@
+"""One file on its way into a folder: under a temporary name beside the final one, synced, closed, verified, then renamed.
+
+POSIX rename replaces in one step. On NFS a failed write may show only at fsync or close, so both are checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+from engine.errors import ConfigurationError, IntegrityError, TransferFailed
+from engine.results import Receipt, reaches
+from engine.stores.local_errors import translated, translating
+from engine.stores.temporary import new_token, temporary_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from engine.protocols import Exists, FileInfo, FileSource
+    from engine.results import Verification
+
+PIECE_BYTES = 1 << 20
+COPIED_AT_ONCE = 64 << 20
+_CANNOT_COPY = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM, errno.ETXTBSY}
+
+
+@runtime_checkable
+class HasDescriptors(Protocol):
+    """A source whose files the kernel can copy from."""
+
+    def open_descriptor(self, file: FileInfo) -> AbstractContextManager[int]:
+        """The file, open for reading; its version is checked before and after."""
+
+
+class LocalWriter:
+    """One file on its way into a folder (`FileWriter`, `CopiesWithin`)."""
+
+    def __init__(self, place: str, mode: int | None, *, declared: int | None, exists: Exists, verify: Verification | None) -> None:
+        self.size = 0
+        self.remains = False  # a temporary file that could not be removed
+        self._place = place
+        self._folder, _, name = place.rpartition("/")
+        self._mode = mode
+        self._declared = declared
+        self._exists = exists
+        self._verify = verify
+        self._digest: Any = hashlib.sha256()  # None when no byte passes through us
+        self._level: Verification = "size"
+        self.temporary_name = temporary_name(name, new_token())
+        self._temporary = f"{self._folder}/{self.temporary_name}"
+        self._made: list[str] = []
+        self._descriptor: int | None = None
+        self._begun = False
+        self._finished = False
+        self._receipt: Receipt | None = None
+
+    @property
+    def receipt(self) -> Receipt:
+        """Complete once the file is published."""
+        if self._receipt is None:
+            raise RuntimeError("the file is not published yet")
+        return self._receipt
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+            if self._mode is not None and self._descriptor is not None:
+                os.fchmod(self._descriptor, self._mode)  # what was asked for, whatever umask takes away
+        except OSError as error:
+            self._discard()
+            raise translated(error, self._place, "write") from None
+        return self
+
+    def write(self, data: bytes | memoryview | Any) -> int:
+        """Append; a write that is cut short by the system is continued."""
+        view = memoryview(data).cast("B")
+        if self._descriptor is None:
+            raise RuntimeError("the file is finished")
+        done = 0
+        with translating(self._place, "write"):
+            while done < len(view):
+                done += os.write(self._descriptor, view[done:])
+        self._digest.update(view)
+        self.size += done
+        return done
+
+    def copy_from(self, source: FileSource, file: FileInfo, passing: Callable[[int], None]) -> bool:
+        """Have the kernel copy a file of the same file system (copy_file_range, which shares blocks where it can)."""
+        if not (isinstance(source, HasDescriptors) and hasattr(os, "copy_file_range")) or self._descriptor is None or self.size or not file.size:
+            return False
+        with source.open_descriptor(file) as theirs:
+            while self.size < file.size:
+                try:
+                    copied = os.copy_file_range(theirs, self._descriptor, min(file.size - self.size, COPIED_AT_ONCE))
+                except OSError as error:
+                    if error.errno in _CANNOT_COPY and not self.size:
+                        return False
+                    raise translated(error, self._place, "write") from None
+                if not copied:
+                    if not self.size:  # some kernels say so of file systems that they cannot copy from
+                        return False
+                    raise IntegrityError(f"{self._place}: the source ended {file.size - self.size:,} bytes early", transient=True)
+                self.size += copied
+                passing(copied)
+            self._digest = None
+            if not reaches("size", self._verify):
+                os.lseek(theirs, 0, os.SEEK_SET)
+                self._digest = _digest_of(theirs)
+        return True
+
+    def finish(self) -> None:
+        """Sync, verify, close; the file still has its temporary name."""
+        if self._finished:
+            return
+        if self._descriptor is None:
+            raise TransferFailed(f"{self._place}: an earlier failure to finish it was ignored; not published")
+        descriptor, self._descriptor = self._descriptor, None
+        with translating(self._place, "write"):
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            found = os.stat(self._temporary).st_size  # noqa: PTH116 - a path object for each small file is measurable
+        if found != self.size or (self._declared is not None and self._declared != self.size):
+            announced = self.size if self._declared is None else self._declared
+            raise IntegrityError(f"{self._place}: {self.size:,} bytes written, {found:,} on disk, {announced:,} announced; not published")
+        if not reaches("size", self._verify):
+            self._read_back()
+        self._finished = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            self._discard()
+            return
+        try:
+            self.finish()
+            replaced = self._publish()
+        except BaseException:
+            self._discard()
+            raise
+        sha256 = None if self._digest is None else self._digest.hexdigest()
+        self._receipt = Receipt(self.size, sha256, self._level, replaced, {"path": self._place})
+
+    def _open(self) -> None:
+        """Make the temporary file, and its folder if need be."""
+        mode = 0o666 if self._mode is None else self._mode
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(self._temporary, flags, mode)
+        except FileNotFoundError:
+            self._make_folders()
+            self._descriptor = os.open(self._temporary, flags, mode)
+        self._begun = True
+
+    def _read_back(self) -> None:
+        """From the disk, as far as the system lets us ask for that."""
+        with translating(self._place, "read back"):
+            descriptor = os.open(self._temporary, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                found = _digest_of(descriptor)
+            finally:
+                os.close(descriptor)
+        if found.digest() != self._digest.digest():
+            raise IntegrityError(f"{self._place}: other bytes were read back than were written; not published", transient=True)
+        self._level = "read-back"
+
+    def _publish(self) -> bool:
+        """Rename; `exists="fail"` links instead, because a link never replaces (POSIX link)."""
+        try:
+            replaced = os.path.lexists(self._place)
+            if self._exists == "fail":
+                self._link()
+            else:
+                os.replace(self._temporary, self._place)  # noqa: PTH105 - as in finish
+            for folder in (self._folder or "/", *(made.rpartition("/")[0] or "/" for made in self._made)):
+                _folder_syncs.sync(folder)
+        except FileExistsError:
+            raise ConfigurationError(f"{self._place} exists already (if_exists: fail); nothing was replaced") from None
+        except OSError as error:
+            raise translated(error, self._place, "publish") from None
+        return replaced
+
+    def _link(self) -> None:
+        try:
+            os.link(self._temporary, self._place)
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
+                raise
+            raise ConfigurationError(f"{self._folder} is on a file system without hard links, which if_exists: fail needs here") from None
+        os.unlink(self._temporary)  # noqa: PTH108 - as in finish
+
+    def _make_folders(self) -> None:
+        missing, folder = [], self._folder
+        while folder and not os.path.isdir(folder):  # noqa: PTH112 - as in finish
+            missing.append(folder)
+            folder = folder.rpartition("/")[0]
+        for one in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # another run was faster; or a file is in the way, which shows when the temporary file is made
+                os.mkdir(one)  # noqa: PTH102 - as in finish
+                self._made.append(one)
+
+    def _discard(self) -> None:
+        """Leave nothing: no temporary file, no folder that was made for it."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None
+        try:
+            os.unlink(self._temporary)  # noqa: PTH108 - as in finish
+        except FileNotFoundError:
+            pass
+        except OSError:
+            self.remains = self._begun
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)  # noqa: PTH106 - as in finish
+
+
+def _digest_of(descriptor: int) -> Any:
+    digest = hashlib.sha256()
+    while data := os.read(descriptor, PIECE_BYTES):
+        digest.update(data)
+    return digest
+
+
+class _FolderSyncs:
+    """Makes renames durable, one fsync for all that wait for the same folder: a sync that began after a rename covers it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._folders: dict[str, _FolderSync] = {}
+
+    def sync(self, folder: str) -> None:
+        with self._guard:
+            one = self._folders.setdefault(folder, _FolderSync())
+            one.waiting += 1
+            begun = one.begun
+        try:
+            with one.turn:
+                if one.ended <= begun:
+                    one.begun = number = one.begun + 1
+                    _sync_folder(folder)
+                    one.ended = number  # not reached by one that failed: whoever waits tries for himself
+        finally:
+            with self._guard:
+                one.waiting -= 1
+                if not one.waiting:
+                    self._folders.pop(folder, None)
+
+
+class _FolderSync:
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.begun = 0  # the last one that began
+        self.ended = 0  # the last one that ended well
+        self.waiting = 0
+
+
+_folder_syncs = _FolderSyncs()
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync folders say so
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,102 @@
+"""The bytes of one object: in one request when small, in ranges that are fetched ahead when not."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from engine.errors import IntegrityError
+from engine.options import MIB
+from engine.stores.window import Window
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from types import TracebackType
+
+    from engine.protocols import FileInfo
+    from engine.stores.s3 import S3Store
+
+RANGE_BYTES = 8 * MIB
+RANGES_AHEAD = 3
+_ATTEMPTS = 3
+_BROKEN = (BotoCoreError, HTTPClientError, OSError)
+
+
+class ObjectReader:
+    """Bytes `start … start + length` of one listed version (`If-Match` on each request). `with` holds the threads that fetch."""
+
+    def __init__(self, store: S3Store, file: FileInfo, start: int, length: int) -> None:
+        self._store = store
+        self._file = file
+        self._left = deque((at, min(RANGE_BYTES, start + length - at)) for at in range(start, start + length, RANGE_BYTES))
+        self._length = length
+        self._threads: ThreadPoolExecutor | None = None
+        self._coming: deque[Future[bytes]] = deque()
+        self._piece = memoryview(b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def body(self) -> BinaryIO:
+        """The bytes as a file; a small one is fetched now, so that an object that is gone or has changed shows at once."""
+        if self._length <= RANGE_BYTES:
+            data = self._fetch(*self._left.popleft()) if self._left else b""
+            return cast("BinaryIO", io.BytesIO(data))
+        self._threads = ThreadPoolExecutor(RANGES_AHEAD, thread_name_prefix="ferry-fetch")
+        self._order()
+        self._piece = memoryview(self._coming.popleft().result())
+        return cast("BinaryIO", Window(self._read, self._length, self._store.url(self._file.path)))
+
+    def _read(self, size: int) -> bytes:
+        if not self._piece:
+            self._order()
+            if not self._coming:
+                return b""
+            self._piece = memoryview(self._coming.popleft().result())
+            self._order()
+        taken = bytes(self._piece[:size])
+        self._piece = self._piece[size:]
+        return taken
+
+    def _order(self) -> None:
+        """Keep as many ranges coming as may be held."""
+        assert self._threads is not None  # noqa: S101 - made before
+        while self._left and len(self._coming) < RANGES_AHEAD:
+            self._coming.append(self._threads.submit(self._fetch, *self._left.popleft()))
+
+    def _fetch(self, start: int, length: int) -> bytes:
+        """One range; what breaks off is asked for again."""
+        which = {"if-match": f'"{self._file.version}"', "range": f"bytes={start}-{start + length - 1}"}
+        if length == self._file.size:
+            del which["range"]
+        answer = self._store.requests.ask("GET", self._store.key(self._file.path), which)
+        if answer is not None and len(answer.body) == length:
+            return answer.body
+        for attempt in range(1, _ATTEMPTS + 1):
+            data = self._ask_boto(start, length)
+            if len(data) == length or attempt == _ATTEMPTS:
+                break
+        if len(data) != length:
+            raise IntegrityError(f"{self._store.url(self._file.path)} ended {length - len(data):,} bytes early, {_ATTEMPTS} times", transient=True)
+        return data
+
+    def _ask_boto(self, start: int, length: int) -> bytes:
+        asked: dict[str, Any] = {"Bucket": self._store.options.bucket, "Key": self._store.key(self._file.path), "IfMatch": f'"{self._file.version}"'}
+        try:
+            body = self._store.client.get_object(**asked, Range=f"bytes={start}-{start + length - 1}")["Body"]
+        except (BotoCoreError, ClientError) as error:
+            raise self._store.translated(error, f"read {self._store.url(self._file.path)}") from None
+        try:
+            return body.read()
+        except _BROKEN:
+            return b""
+        finally:
+            body.close()

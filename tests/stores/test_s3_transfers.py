@@ -1,0 +1,213 @@
+"""What transfers ask of S3: copies by the server, ranges ahead, reading back, few requests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engine.errors import FerryError, FileChanged, IntegrityError
+from engine.options import MIB
+from engine.routes.transfer import transfer
+from engine.routes.transfer_plan import Orders
+from engine.stores import s3_copy, s3_read
+from engine.stores.s3 import S3Options, S3Store
+from engine.stores.s3_requests import ObjectRequests
+
+if TYPE_CHECKING:
+    from engine import embedded
+
+
+@pytest.fixture
+def stores(s3_options: dict[str, Any]) -> tuple[S3Store, S3Store]:
+    """Two folders of one bucket."""
+    return of(s3_options, path="in"), of(s3_options, path="out")
+
+
+def of(options: dict[str, Any], **more: Any) -> S3Store:
+    return S3Store(S3Options.parse({"chunk_size_mb": 5, **options, **more}, where="test"))
+
+
+def put(store: S3Store, path: str, data: bytes, **options: Any) -> Any:
+    with store.open_write(path, **options) as writer:
+        writer.write(data)
+    return writer.receipt
+
+
+def get(store: S3Store, path: str) -> bytes:
+    file = store.stat(path)
+    assert file is not None
+    with store.open_read(file) as body:
+        return b"".join(iter(lambda: body.read(1 << 20), b""))
+
+
+@pytest.mark.parametrize("short_way", [True, False])
+@pytest.mark.parametrize("level", [None, "read-back"])
+def test_the_server_copies_its_own_objects(stores: Any, level: Any, short_way: bool, monkeypatch: pytest.MonkeyPatch, s3_client: Any, bucket: str) -> None:
+    source, destination = stores
+    data = os.urandom(1_000_001)
+    put(source, "file +%", data)
+    if not short_way:
+        monkeypatch.setattr(ObjectRequests, "ask", lambda *_, **__: None)
+    result = transfer(source, destination, Orders(verify=level))
+    assert get(destination, "file +%") == data
+    (file,) = result.files
+    assert (file.state, file.bytes) == ("written", len(data))
+    assert (file.sha256, file.verified) == ((hashlib.sha256(data).hexdigest(), "read-back") if level == "read-back" else (None, "checksum"))
+    assert s3_client.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+    assert transfer(source, destination, Orders(delete_source=True)).files[0].state == "replaced"
+    assert source.stat("file +%") is None
+
+
+def test_what_the_server_cannot_vouch_for_is_compared_when_asked(stores: Any) -> None:
+    source, destination = stores
+    data = os.urandom(26 * MIB)  # uploaded in parts: its ETag is no MD5 of the whole
+    put(source, "file", data)
+    assert transfer(source, destination, Orders()).files[0].verified in {"size", "checksum"}
+    (file,) = transfer(source, destination, Orders(verify="checksum")).files
+    assert file.verified in {"checksum", "read-back"}
+    if file.verified == "read-back":
+        assert file.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_large_objects_are_copied_in_parts(stores: Any, monkeypatch: pytest.MonkeyPatch, s3_client: Any, bucket: str) -> None:
+    monkeypatch.setattr(s3_copy, "LARGEST_COPY_BYTES", 12 * MIB)
+    monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
+    source, destination = stores
+    data = os.urandom(17 * MIB + 3)
+    s3_client.put_object(Bucket=bucket, Key="in/file", Body=data, ContentType="text/csv", Metadata={"study": "one"})
+    (file,) = transfer(source, destination, Orders()).files
+    assert (file.state, file.sha256, file.verified) == ("written", None, "size")
+    assert get(destination, "file") == data
+    head = s3_client.head_object(Bucket=bucket, Key="out/file")
+    assert (head["ContentType"], head["Metadata"]["study"]) == ("text/csv", "one")
+
+
+@pytest.mark.parametrize("limit", [1, 12 * MIB])
+def test_a_copy_that_fails_leaves_nothing(stores: Any, limit: int, monkeypatch: pytest.MonkeyPatch, s3_client: Any, bucket: str) -> None:
+    monkeypatch.setattr(s3_copy, "LARGEST_COPY_BYTES", limit)
+    monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
+    source, destination = stores
+    put(source, "file", os.urandom(11 * MIB))
+    listed = source.stat("file")
+    put(source, "file", os.urandom(11 * MIB))
+    told: list[str] = []
+    with pytest.raises(FileChanged), destination.open_write("file", on_begin=told.append) as writer:
+        assert writer.copy_from(source, listed, lambda _: None)
+    assert destination.stat("file") is None
+    assert s3_client.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+
+
+def test_other_keys_another_server_or_a_condition_are_not_copied_by_the_server(s3_options: dict[str, Any], s3_server: embedded.S3) -> None:
+    source = of(s3_options, path="in")
+    put(source, "file", b"x")
+    listed = source.stat("file")
+    assert listed is not None
+    elsewhere = {**s3_options, "path": "out", "endpoint_url": s3_server.endpoint_url.replace("127.0.0.1", "localhost")}
+    cases: tuple[tuple[dict[str, Any], Any], ...] = (
+        ({**s3_options, "path": "out", "region": "eu-1"}, {}),
+        (elsewhere, {}),
+        ({**s3_options, "path": "out"}, {"exists": "fail"}),
+    )
+    for options, more in cases:
+        with of(options).open_write("file", **more) as writer:
+            assert not writer.copy_from(source, listed, lambda _: None)
+            writer.write(b"x")
+        of(s3_options, path="out").delete(of(s3_options, path="out").stat("file"))  # type: ignore[arg-type]
+
+
+def test_ranges_come_ahead_and_in_order(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_read, "RANGE_BYTES", 1 * MIB)
+    source, _ = stores
+    data = os.urandom(10 * MIB + 7)
+    put(source, "file", data)
+    assert get(source, "file") == data
+    file = source.stat("file")
+    with source.open_read(file, 3, 5 * MIB) as body:
+        assert b"".join(iter(lambda: body.read(77_777), b"")) == data[3 : 3 + 5 * MIB]
+    with source.open_read(file) as body:
+        assert body.read(10) == data[:10]  # leaving early ends the rest
+
+
+def test_ranges_that_break_off_are_asked_for_again(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_read, "RANGE_BYTES", 1 * MIB)
+    source, _ = stores
+    data = os.urandom(4 * MIB)
+    put(source, "file", data)
+    true, broken = s3_read.ObjectReader._ask_boto, set()
+
+    def breaking(reader: s3_read.ObjectReader, start: int, length: int) -> bytes:
+        found = true(reader, start, length)
+        if start in broken:
+            return found
+        broken.add(start)
+        return found[:-1]
+
+    monkeypatch.setattr(ObjectRequests, "ask", lambda *_, **__: None)
+    monkeypatch.setattr(s3_read.ObjectReader, "_ask_boto", breaking)
+    assert get(source, "file") == data
+    monkeypatch.setattr(s3_read.ObjectReader, "_ask_boto", lambda *_: b"short")
+    with pytest.raises(IntegrityError, match="early"):
+        get(source, "file")
+
+
+def test_another_version_in_the_middle_is_an_error(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_read, "RANGE_BYTES", 1 * MIB)
+    monkeypatch.setattr(s3_read, "RANGES_AHEAD", 1)
+    source, _ = stores
+    put(source, "file", os.urandom(6 * MIB))
+    with pytest.raises(FileChanged), source.open_read(source.stat("file")) as body:
+        body.read(10)
+        put(source, "file", os.urandom(6 * MIB))
+        while body.read(1 << 20):
+            pass
+
+
+@pytest.mark.parametrize("size", [10, 26 * MIB])
+@pytest.mark.parametrize("checksums", [True, False])
+def test_what_was_sent_is_read_back_when_asked(s3_options: dict[str, Any], size: int, checksums: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = of(s3_options, request_checksums=checksums)
+    data = os.urandom(size)
+    receipt = put(store, "file", data, verify="read-back")
+    assert (receipt.verified, receipt.sha256) == ("read-back", hashlib.sha256(data).hexdigest())
+    assert put(store, "file", data, verify="checksum").verified in {"checksum", "read-back"}
+    monkeypatch.setattr(s3_read.ObjectReader, "body", lambda _: __import__("io").BytesIO(b"other"))
+    with pytest.raises(FerryError, match=r"other bytes were read back.*it was removed"):
+        put(store, "file", data, verify="read-back")
+    monkeypatch.undo()
+    assert store.stat("file") is None
+
+
+def test_a_small_file_costs_one_request_when_it_is_known_what_stands(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    true = ObjectRequests.ask
+
+    def ask(requests: ObjectRequests, method: str, *arguments: Any, **more: Any) -> Any:
+        asked.append(method)
+        return true(requests, method, *arguments, **more)
+
+    _, destination = stores
+    put(destination, "first", b"x")  # the bucket is known to be there
+    destination.client.meta.events.register("before-send.s3.*", lambda request, **_: asked.append(f"boto {request.method}"))
+    monkeypatch.setattr(ObjectRequests, "ask", ask)
+    assert put(destination, "file", b"x" * 20_000, standing=False).verified == "checksum"
+    assert asked == ["PUT"]
+    assert put(destination, "file", b"x" * 20_000, standing=True).replaced
+    assert asked == ["PUT", "PUT"]
+    listed = destination.stat("file")
+    with destination.open_read(listed) as body:
+        body.read()
+    assert asked == ["PUT", "PUT", "HEAD", "GET"]
+
+
+def test_many_files_are_looked_for_at_their_target_by_one_listing(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, destination = stores
+    for number in range(25):
+        put(source, f"{number:02d}", b"x")
+    put(destination, "07", b"before")
+    monkeypatch.setattr(S3Store, "_standing", lambda *_: pytest.fail("asked for a single one"))
+    result = transfer(source, destination, Orders())
+    assert [file.state for file in result.files] == ["replaced" if number == 7 else "written" for number in range(25)]
+    assert {file.state for file in transfer(source, destination, Orders(exists="skip")).files} == {"skipped"}
