@@ -23,7 +23,7 @@ from engine import jobs, layers, reaper, workers
 from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
 from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
-from engine.results import RunResult, delivered
+from engine.results import RunResult, delivered, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -296,7 +296,7 @@ def _say_file(ids: dict[str, object], file: FileResult) -> None:
 
 def _say(event: str, **facts: object) -> None:
     """An INFO line that people read and programs parse: the event, then `key=value`; the facts are also on the record (`ferry`), for JSON formatters."""
-    pairs = (f"{key}={json.dumps(str(value), ensure_ascii=False) if ' ' in str(value) else value}" for key, value in facts.items())
+    pairs = (f"{key}={json.dumps(str(value), ensure_ascii=False) if ' ' in str(value) else printable(str(value))}" for key, value in facts.items())
     _log.info("%s: %s", event, " ".join(pairs), extra={"ferry": {"event": event, **facts}})
 
 

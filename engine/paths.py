@@ -76,7 +76,7 @@ def matcher(pattern: str) -> re.Pattern[str]:
 def _piece(pattern: str, at: int) -> tuple[str, int]:
     """The regular expression of what begins at `at`, and where the next piece begins."""
     if pattern.startswith("**/", at) and (at == 0 or pattern[at - 1] == "/"):
-        return "(?:[^/]+/)*", at + 3
+        return "(?:[^/]*/)*", at + 3  # keys of an object store may hold empty parts: they are found, and refused by name
     if pattern[at] == "[":
         negated = pattern.startswith(("[!", "[^"), at)
         first = at + 2 if negated else at + 1

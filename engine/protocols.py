@@ -149,6 +149,9 @@ class SendsBody(Protocol):
     def url(self, path: str) -> str:
         """As `FileStore.url`."""
 
+    def slot(self, path: str) -> str | None:
+        """Equal for paths whose files would take each other's place; None where each is a file of its own. May hold secrets: for comparing only."""
+
     def send(
         self,
         path: str,

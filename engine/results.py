@@ -111,12 +111,13 @@ class FileResult:
     def __str__(self) -> str:
         """One line."""
         size = human_bytes(self.bytes) if self.rows is None else f"{self.rows:,} rows  {human_bytes(self.bytes)}"
+        path = printable(self.path)
         if self.error is not None:
-            return f"{self.state} {self.source or self.path}: {self.error}"
+            return f"{self.state} {printable(self.source or self.path)}: {printable(self.error)}"
         if self.state not in DELIVERED:
-            return f"{self.state} {self.path}  {size}"
+            return f"{self.state} {path}  {size}"
         moved = "  source deleted" if self.source_deleted else ""
-        return f"{self.state} {self.path}  {size}  sha256 {self.sha256 or '-'}{moved}"
+        return f"{self.state} {path}  {size}  sha256 {self.sha256 or '-'}{moved}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,16 @@ def delivered(stop: BaseException) -> RunResult | None:
     """What was delivered in spite of an interrupt, or None."""
     found: RunResult | None = stop.__dict__.get(_DELIVERED)
     return found
+
+
+def printable(text: str) -> str:
+    r"""What stands in names and would act on a terminal, a log or a database: escaped.
+
+    Example:
+        >>> printable("lab\n2024.csv")
+        'lab\\n2024.csv'
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def human_bytes(count: float) -> str:

@@ -228,6 +228,8 @@ class Ledger:
         A control database that is away is waited for as long as the lease lasts; not for a note that merely saves a later look.
         """
         self._lease.check()
+        if not _is_text(path) or (source is not None and not _is_text(source.path)):
+            raise ConfigurationError(f"{(source.path if source else path)!r} is not UTF-8, and cannot be noted in the control database; rename it")
         statement = """
             WITH held AS (SELECT token FROM ferry_leases WHERE connector_id = %s AND token = %s AND expires_at >= clock_timestamp() FOR SHARE)
             INSERT INTO ferry_files AS known
@@ -269,11 +271,19 @@ class Ledger:
             SELECT DISTINCT ON (source_path, url) id, source_path, url, state, source_version FROM ferry_files
             WHERE connector_id = %s AND source_path = ANY (%s) ORDER BY source_path, url, token DESC
         """
-        found = {}
-        for start in range(0, len(sources), SOURCES_AT_ONCE):
-            for row in self._control.query(statement, (self._lease.connector_id, list(sources[start : start + SOURCES_AT_ONCE]))):
+        found, known = {}, [source for source in sources if _is_text(source)]
+        for start in range(0, len(known), SOURCES_AT_ONCE):
+            for row in self._control.query(statement, (self._lease.connector_id, known[start : start + SOURCES_AT_ONCE])):
                 found[row["source_path"], row["url"]] = Earlier(row["id"], row["state"], row["source_version"])
         return found
+
+
+def _is_text(name: str) -> bool:
+    """Whether PostgreSQL can hold a name: a file system's need not be UTF-8."""
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def close_expired(control: ControlDatabase) -> list[Row]:

@@ -23,7 +23,7 @@ from engine import workers
 from engine.errors import FerryError, FileChanged, LeaseLost, OutcomeUnknown, PartlyFailed, TransferFailed, describe
 from engine.options import MIB
 from engine.protocols import CopiesWithin, SendsBody
-from engine.results import DELIVERED, Progress, RunResult
+from engine.results import DELIVERED, Progress, RunResult, printable
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, plan
 
@@ -85,7 +85,7 @@ def transfer(
 
 def _told(result: RunResult) -> str:
     """`3 of 5 files delivered …; failed: a.csv (why), …`."""
-    named = [f"{file.source} ({file.error})" for file in result.failed[:3]]
+    named = [f"{printable(str(file.source))} ({printable(str(file.error))})" for file in result.failed[:3]]
     more = len(result.failed) - len(named)
     return f"{result.headline}: {'; '.join(named)}{f'; and {more:,} more' if more else ''}"
 

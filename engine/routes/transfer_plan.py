@@ -13,7 +13,7 @@ from engine.protocols import FileDestination, FileSource, SendsBody
 from engine.results import FileResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from engine.protocols import Earlier, Exists, FileInfo, FileStore, Journal
     from engine.results import FileState, Verification
@@ -94,19 +94,27 @@ def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, jou
     files, folder, is_single = _chosen(source, orders)
     target_is_name = is_single and _is_name(destination, orders)
     steps = []
-    earlier = _Earlier(journal, files)
     for file in files:
         relative = file.path[len(folder) :]
         named = relative.rpartition("/")[2] if orders.flatten else relative
         target = orders.target if target_is_name else f"{orders.target}/{named}" if orders.target else named
-        result = FileResult(destination.url(target), file.size, None, None, "planned", source=source.url(file.path))
-        steps.append(_decided(Step(file, target, "send", result), orders, earlier.of(file, result.path), can_look=not isinstance(destination, SendsBody)))
-    _refuse_meetings(steps)
+        steps.append(_named(source, destination, file, target))
+    possible = [step for step in steps if step.todo == "send"]
+    _refuse_meetings(destination, possible)
     if not isinstance(destination, SendsBody):
-        if len(steps) >= WORTH_LISTING:
-            steps = _with_standing(steps, destination, orders)
-        _refuse_overlaps(source, destination, steps, None if is_single else (orders.base, orders.pattern))
-    return steps
+        _refuse_overlaps(source, destination, possible, None if is_single else (orders.base, orders.pattern))
+    earlier = journal.earlier([step.file.path for step in possible])
+    can_look = not isinstance(destination, SendsBody)
+    steps = [_decided(step, orders, earlier.get((step.file.path, step.result.path)), can_look=can_look) if step.todo == "send" else step for step in steps]
+    return _with_standing(steps, destination, orders) if len(steps) >= WORTH_LISTING and not isinstance(destination, SendsBody) else steps
+
+
+def _named(source: FileSource, destination: Store | SendsBody, file: FileInfo, target: str) -> Step:
+    """A name that one of the ends cannot have, or must not, is the file's failure, and nobody else's."""
+    try:
+        return Step(file, target, "send", FileResult(destination.url(target), file.size, None, None, "planned", source=source.url(file.path)))
+    except ConfigurationError as refused:
+        return Step(file, target, "none", FileResult(target, file.size, None, None, "failed", source=file.path, error=str(refused)))
 
 
 class Unmatched:
@@ -161,16 +169,6 @@ def _is_name(destination: Store | SendsBody, orders: Orders) -> bool:
     return not orders.target_is_folder and bool(orders.target) and not (not isinstance(destination, SendsBody) and destination.is_folder(orders.target))
 
 
-class _Earlier:
-    """What the ledger of earlier runs says about files, by their source and where they went."""
-
-    def __init__(self, journal: Journal, files: list[FileInfo]) -> None:
-        self._known: Mapping[tuple[str, str], Earlier] = journal.earlier([file.path for file in files])
-
-    def of(self, file: FileInfo, url: str) -> Earlier | None:
-        return self._known.get((file.path, url))
-
-
 def _decided(step: Step, orders: Orders, earlier: Earlier | None, *, can_look: bool) -> Step:
     if earlier is not None:
         if earlier.state in _UNSURE and not can_look:
@@ -198,12 +196,13 @@ def _settled(step: Step, state: FileState, why: str | None = None) -> Step:
     return replace(step, todo="none", result=replace(step.result, state=state, error=why))
 
 
-def _refuse_meetings(steps: Iterable[Step]) -> None:
+def _refuse_meetings(destination: Store | SendsBody, steps: Iterable[Step]) -> None:
     seen: dict[str, str] = {}
     for step in steps:
-        other = seen.setdefault(step.target, step.file.path)
+        slot = destination.slot(step.target) if isinstance(destination, SendsBody) else None
+        other = seen.setdefault(slot or step.target, step.file.path)
         if other != step.file.path:
-            raise ConfigurationError(f"{other!r} and {step.file.path!r} would both become {step.result.path}; nothing was moved (flatten)")
+            raise ConfigurationError(f"{other!r} and {step.file.path!r} would both become {step.result.path}; nothing was moved")
 
 
 def _refuse_overlaps(source: FileSource, destination: Store, steps: list[Step], wanted: tuple[str, str] | None) -> None:

@@ -152,6 +152,10 @@ class RestDestination:
         """
         return urlunsplit(urlsplit(self._address_of(path))._replace(query="", fragment=""))
 
+    def slot(self, path: str) -> str | None:
+        """A PUT replaces what was put at its address (RFC 9110, 9.3.4)."""
+        return self._address_of(path) if self._options.method == "PUT" else None
+
     def close(self) -> None:
         """Nothing is kept open."""
 

@@ -542,6 +542,10 @@ class Endpoint:
     def url(self, path: str) -> str:
         return f"https://host/{path}"
 
+    def slot(self, path: str) -> str | None:
+        del path
+        return None
+
     def send(
         self, path: str, open_body: Callable[[], AbstractContextManager[BinaryIO]], size: int, *, key: str, on_commit: Callable[[], None], **_: Any
     ) -> Receipt:
