@@ -116,7 +116,7 @@ def tcp_proxy(port: int, host: str = "127.0.0.1") -> Iterator[TcpProxy]:
             while not stopped.is_set():
                 with contextlib.suppress(TimeoutError):
                     client, _ = listener.accept()
-                    client.setblocking(True)  # noqa: FBT003 - socket's own form
+                    client.setblocking(True)
                     threading.Thread(target=proxy.carry, args=(client,), daemon=True).start()
 
         thread = threading.Thread(target=accept, daemon=True)
