@@ -38,6 +38,7 @@ _COMPRESSIONS = {
     "parquet": ("zstd", "snappy", "gzip", "lz4", "brotli", "none"),
 }
 ROW_GROUP_BYTES = 24 * MIB
+FILES_IN_FLIGHT_SFTP = 8
 
 
 class RouteOptions(Options):
@@ -49,7 +50,7 @@ class RouteOptions(Options):
         chunk_size_mb: MiB of one part of a multipart upload; the source's counts where this is missing.
         delete_source: Move. Default: true from S3 to S3 and to REST endpoints, false for every other pair (specification 5.2, 6.5).
         flatten: Drop the folders below the source's path.
-        files_in_flight: Files under way at once, at most.
+        files_in_flight: Files under way at once, at most. Default: 16, with an SFTP server 8, since each file has a connection of its own there.
         min_age: Seconds since its last modification that a source file must have been left alone.
         limit_rate_mb: MB (1,000,000 bytes) per second, of all files together.
     """
@@ -59,7 +60,7 @@ class RouteOptions(Options):
     chunk_size_mb: int | None = None
     delete_source: bool | None = None
     flatten: bool = False
-    files_in_flight: Annotated[int, Field(ge=1, le=64)] = FILES_IN_FLIGHT
+    files_in_flight: Annotated[int, Field(ge=1, le=64)] | None = None
     min_age: Annotated[float, Field(ge=0)] = 0.0
     limit_rate_mb: Annotated[float, Field(gt=0)] | None = None
 
@@ -167,6 +168,8 @@ def transfer_job(
     store = registry.store(kinds[1], _options("destination", kinds[1], ends[1], where), pinned)
     if asked.verify is not None and isinstance(store, SendsBody) and asked.verify != "accepted":
         raise ConfigurationError(f"{where}destination: 'verify' {asked.verify}: a REST endpoint says that it accepted a file, and cannot be asked for more")
+    if asked.if_exists != "replace" and isinstance(store, SendsBody):
+        raise ConfigurationError(f"{where}destination: 'if_exists' {asked.if_exists}: nobody can tell what stands at a REST endpoint")
     is_move = asked.delete_source
     if is_move is None:
         is_move = kinds in {(registry.S3, registry.S3), (registry.S3, registry.REST)}
@@ -176,7 +179,7 @@ def transfer_job(
         flatten=asked.flatten,
         delete_source=is_move,
         verify=asked.verify,
-        files_in_flight=asked.files_in_flight,
+        files_in_flight=asked.files_in_flight or (FILES_IN_FLIGHT_SFTP if registry.SFTP in kinds else FILES_IN_FLIGHT),
         min_age=asked.min_age,
         bytes_per_second=asked.limit_rate_mb and asked.limit_rate_mb * 1_000_000,
     )

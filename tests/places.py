@@ -8,7 +8,7 @@ import io
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote
 
 import paramiko
@@ -145,7 +145,7 @@ class SftpPlace:
                 if not is_temporary(name.rpartition("/")[2]):
                     with client.open(f"{self.server.path}/{self.folder}/{name}", "rb") as body:
                         body.prefetch(size)
-                        found[name] = sha256(body)  # type: ignore[arg-type]  # it reads as a file does
+                        found[name] = sha256(cast("BinaryIO", body))
         return found
 
     def leftovers(self) -> list[str]:

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Self
 
 from engine import workers
-from engine.errors import FerryError
+from engine.errors import FerryError, OutcomeUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +98,11 @@ class Delivery:
             path, block = self._unpublished[0]
             self._journal.record(path, "publishing")
             self._unpublished.pop(0)
-            block.__exit__(None, None, None)
+            try:
+                block.__exit__(None, None, None)
+            except OutcomeUnknown:
+                self._journal.record(path, "ambiguous")
+                raise
             receipt = self.writers[number].receipt
             self._journal.record(path, "replaced" if receipt.replaced else "written", receipt=receipt, rows=self.rows[number])
         self.delivered = True

@@ -100,7 +100,12 @@ class _Moves:
     def __init__(self, source: FileSource, destination: Store | SendsBody, orders: Orders, journal: Journal) -> None:
         self.may_help = False  # whether trying again may help: a failure was transient
         self._source = source
-        self._destination = destination
+        self._store: Store | None = None
+        self._sender: SendsBody | None = None
+        if isinstance(destination, SendsBody):  # asked once: it costs microseconds, and there are many files
+            self._sender = destination
+        else:
+            self._store = destination
         self._orders = orders
         self._journal = journal
         self._stopped = threading.Event()
@@ -168,7 +173,7 @@ class _Moves:
         if step.todo == "compare" and self._stands_already(step):
             self._journal.record(step.target, "written", source=step.file)
             return replace(step.result, state="written", verified="read-back")
-        attempts = 1 if isinstance(self._destination, SendsBody) else ATTEMPTS  # a body is sent again by the destination itself
+        attempts = 1 if self._sender is not None else ATTEMPTS  # a body is sent again by the destination itself
         for attempt in range(1, attempts + 1):
             self._still_wanted()
             try:
@@ -182,13 +187,12 @@ class _Moves:
         raise AssertionError  # the loop returns or raises
 
     def _attempt(self, step: Step) -> FileResult:
-        destination = self._destination
-        if isinstance(destination, SendsBody):
-            receipt = self._send(step, destination)
-        elif self._orders.exists == "skip" and self._stands(step, destination):
+        if self._sender is not None:
+            receipt = self._send(step, self._sender)
+        elif self._orders.exists == "skip" and self._stands(step):
             return replace(step.result, state="skipped")
         else:
-            receipt = self._copy(step, destination)
+            receipt = self._copy(step)
         state: FileState = "replaced" if receipt.replaced else "written"
         result = replace(step.result, bytes=receipt.bytes, sha256=receipt.sha256, state=state, verified=receipt.verified, reported=receipt.reported)
         try:
@@ -199,11 +203,16 @@ class _Moves:
             return replace(result, error=f"delivered, but not noted: {error}")
         return result
 
-    @staticmethod
-    def _stands(step: Step, destination: Store) -> bool:
-        return destination.stat(step.target) is not None if step.standing is None else step.standing
+    @property
+    def _destination(self) -> Store:
+        assert self._store is not None  # noqa: S101 - asked before
+        return self._store
 
-    def _copy(self, step: Step, destination: Store) -> Receipt:
+    def _stands(self, step: Step) -> bool:
+        return self._destination.stat(step.target) is not None if step.standing is None else step.standing
+
+    def _copy(self, step: Step) -> Receipt:
+        destination = self._destination
         exists: Exists = "replace" if self._orders.exists == "replace" else "fail"
         remarks = len(destination.notes)
 
@@ -283,7 +292,6 @@ class _Moves:
     def _stands_already(self, step: Step) -> bool:
         """Whether an earlier run, which cannot say so, delivered this very file."""
         destination = self._destination
-        assert not isinstance(destination, SendsBody)  # noqa: S101 - decided when planning
         standing = destination.stat(step.target)
         if standing is None or standing.size != step.file.size:
             return False
@@ -292,9 +300,8 @@ class _Moves:
 
     def _found(self, step: Step) -> FileResult:
         """An earlier run delivered the file and did not come to delete its source."""
-        destination = self._destination
-        if not isinstance(destination, SendsBody):
-            standing = destination.stat(step.target)
+        if self._store is not None:
+            standing = self._store.stat(step.target)
             if standing is None or standing.size != step.file.size:
                 gone = "does not stand there any more" if standing is None else "stands there with another size"
                 raise TransferFailed(f"an earlier run delivered it to {step.result.path}, and it {gone}: its source is kept (--redeliver sends it again)")

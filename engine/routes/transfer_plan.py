@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.protocols import Earlier, Exists, FileInfo, FileStore, Journal
     from engine.results import FileState, Verification
 
-FILES_IN_FLIGHT = 8
+FILES_IN_FLIGHT = 16
 MOST_COUNTED = 100_000
 WORTH_LISTING = 20
 COUNTING_SECONDS = 2.0

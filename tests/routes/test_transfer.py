@@ -424,7 +424,7 @@ def test_a_stop_gives_up_what_is_under_way_and_leaves_nothing_half(source: Memor
     destination, journal = MemoryStore(), Journal()
 
     def stop(now: Progress) -> None:
-        if now.bytes > 1 << 20:  # `slow` is under way
+        if now.bytes > 1_000_000:  # the large one is under way
             raise ToldToStopError
 
     with pytest.raises(ToldToStopError):
