@@ -533,7 +533,8 @@ def test_a_publication_that_nobody_can_tell_of_is_looked_at(source: MemoryStore,
 class Endpoint:
     """Takes bodies (`SendsBody`), in memory."""
 
-    def __init__(self, *failures: Exception) -> None:
+    def __init__(self, *failures: Exception, may_repeat: bool = False) -> None:
+        self.may_repeat = may_repeat
         self.notes: list[str] = []
         self.taken: dict[str, bytes] = {}
         self.keys: list[str] = []
@@ -603,3 +604,13 @@ def test_a_parked_file_is_left_alone_and_named(source: MemoryStore, state: str, 
     assert states(result) == {"a.csv": "ambiguous", "b.csv": "written"}
     assert set(endpoint.taken) == {"b.csv"}
     assert "ferry files resolve 17 delivered|resend" in str(result)
+
+
+@pytest.mark.parametrize("state", ["ambiguous", "publishing"])
+def test_what_may_be_sent_again_is_not_parked(source: MemoryStore, state: str) -> None:
+    endpoint, journal = Endpoint(may_repeat=True), Journal()
+    file = source.stat("a.csv")
+    assert file is not None
+    journal.known["a.csv", "https://host/a.csv"] = Earlier(17, state, file.version)  # type: ignore[arg-type]
+    assert states(transfer(source, endpoint, Orders(pattern="a.csv"), journal=journal)) == {"a.csv": "written"}
+    assert set(endpoint.taken) == {"a.csv"}
