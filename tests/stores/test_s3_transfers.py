@@ -211,3 +211,17 @@ def test_many_files_are_looked_for_at_their_target_by_one_listing(stores: Any, m
     result = transfer(source, destination, Orders())
     assert [file.state for file in result.files] == ["replaced" if number == 7 else "written" for number in range(25)]
     assert {file.state for file in transfer(source, destination, Orders(exists="skip")).files} == {"skipped"}
+
+
+@pytest.mark.parametrize("after", [b"now there is something", None])
+def test_an_empty_object_that_has_changed_or_is_gone_is_noticed(stores: Any, after: bytes | None) -> None:
+    source, destination = stores
+    put(source, "file", b"")
+    listed = source.stat("file")
+    assert transfer(source, destination, Orders()).files[0].state == "written"
+    if after is None:
+        source.delete(listed)
+    else:
+        put(source, "file", after)
+    with pytest.raises(FileChanged), source.open_read(listed) as body:
+        body.read()
