@@ -14,7 +14,7 @@ import pytest
 
 from engine.errors import ConfigurationError, FerryError, LeaseLost, OutcomeUnknown, PartlyFailed, ResourceError, TransferFailed
 from engine.protocols import Earlier
-from engine.results import Progress, Receipt, RunResult
+from engine.results import Progress, Receipt, RunResult, partly
 from engine.routes import transfer as route
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer import BUDGET_BYTES, LARGE_BYTES, transfer
@@ -427,8 +427,9 @@ def test_a_stop_gives_up_what_is_under_way_and_leaves_nothing_half(source: Memor
         if now.bytes > 1_000_000:  # the large one is under way
             raise ToldToStopError
 
-    with pytest.raises(ToldToStopError):
+    with pytest.raises(ToldToStopError) as caught:
         transfer(source, destination, Orders(bytes_per_second=10e6), journal=journal, on_progress=stop)
+    assert partly(caught.value) == len(content(destination))
     assert "slow" not in content(destination)
     assert set(content(destination)) <= {"a.csv", "b.csv", "c.txt"}
     assert journal.told["slow"] == ["discarded"]
