@@ -38,7 +38,6 @@ ROUTES = (
     *(("folder", "sftp"), ("sftp", "s3")),
 )
 SHARE_AT_RANDOM = 0.35
-LONGEST_RUN = 2.5  # seconds from the start of a process until the largest file is moved, on a quiet machine
 AT_RANDOM = "at a random time"
 
 
@@ -104,11 +103,21 @@ class Campaign:
         self._plan = enumerate(schedule(random.Random(arguments.seed)))
         self._lock = threading.Lock()
         self._kills = 0
+        self._usual: dict[tuple[str, str], float] = {}
 
     def run(self) -> None:
         with ThreadPoolExecutor(self._arguments.jobs) as pool:
+            self._usual = dict(zip(ROUTES, pool.map(self._measured, ROUTES), strict=True))
+            say("usual durations: " + ", ".join(f"{source} → {destination} {seconds:.2f} s" for (source, destination), seconds in self._usual.items()))
             for done in [pool.submit(self._work) for _ in range(self._arguments.jobs)]:
                 done.result()
+
+    def _measured(self, route: tuple[str, str]) -> float:
+        """Seconds that a run of this route takes."""
+        trial = self._trial(-1 - ROUTES.index(route), route, points.AS_LARGE)
+        seconds = trial.measure()
+        self._servers.forget(trial)
+        return seconds
 
     def _work(self) -> None:
         while True:
@@ -135,8 +144,8 @@ class Campaign:
         rng = random.Random(f"{self._arguments.seed} {number}")
         is_move = (point is not None and point.moves) or rng.random() < 0.6
         files = contents(rng, point.sizes if point else (), self._arguments.folder)
-        delay = rng.uniform(0.2, LONGEST_RUN)
-        came, goes = self._servers.place(route[0], f"t{number}-in"), self._servers.place(route[1], f"t{number}-out")
+        delay = rng.uniform(0, 1) * self._usual.get(route, 0)
+        came, goes = self._servers.place(route[0], f"t{number}-in"), self._servers.place(route[1], f"t{number:+}-out")
         return Trial(number, f"{route[0]} → {route[1]}", point, delay, is_move, files, came, goes, self._control)
 
 

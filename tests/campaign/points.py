@@ -118,6 +118,7 @@ REAPER = (
     Point("reaper: a file claimed", at("engine.control.leases", "claim_unfinished", after=True), in_reaper=True),
     Point("reaper: swept, not noted", at("engine.control.leases", "mark_swept"), in_reaper=True),
 )
+AS_LARGE = Point("never", "", (LARGE,))
 WRITES = {"folder": FOLDER, "s3": S3, "sftp": SFTP, "put": REST, "post": REST}
 
 

@@ -37,7 +37,7 @@ class Trial:
     """What is done.
 
     Attributes:
-        point: Where the run is killed; None: after `delay` seconds.
+        point: Where the run is killed; None: `delay` seconds after its record's beginning.
         seen: What happened, for the table.
         wrong: What must not have happened.
     """
@@ -61,13 +61,25 @@ class Trial:
         except (AssertionError, FerryError, OSError, subprocess.SubprocessError) as error:
             self.wrong.append(f"the trial itself broke: {type(error).__name__}: {error}")
 
-    def _run(self) -> None:
+    def measure(self) -> float:
+        """Seconds that a run takes which nobody kills, from its record's beginning."""
+        self._fill()
+        process = self.control.process(self.connector)
+        until(lambda: self.control.statuses(self.connector), SECONDS)
+        began = time.monotonic()
+        process.communicate(timeout=SECONDS)
+        return time.monotonic() - began
+
+    def _fill(self) -> None:
         for name, path in self.contents.items():
             self.came.put(name, path)
         self.hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in self.contents.items()}
         self.connector = self.control.transfer(
             (self.came.type_code, self.goes.type_code), self.came.config, {**self.goes.config, "delete_source": self.is_move}
         )
+
+    def _run(self) -> None:
+        self._fill()
         self._kill()
         after_kill = self._look("right after the kill")
         self._reap()
@@ -79,6 +91,7 @@ class Trial:
         code = "" if self.point is None else IN_MIDDLE if self.point.in_reaper else self.point.code
         process = self.control.process(self.connector, code)
         if self.point is None:
+            until(lambda: self.control.statuses(self.connector), SECONDS)
             time.sleep(self.delay)
             process.kill()
         try:
