@@ -27,8 +27,8 @@ check: $(READY) ## Lint, format, types, import layers.
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY) ## Measure against the row-by-row way (QUICK=1: scale 0.1).
-	@$(BIN)/python -m benchmarks.export $(ARGS)
+bench: $(READY) ## Measure exports against other ways (QUICK=1: scale 0.1); WHAT=transfers: files; WHAT=connector.
+	@$(BIN)/python -m benchmarks.$(or $(WHAT),export) $(ARGS)
 
 lock: $(READY) ## Renew requirements.lock from pyproject.toml.
 	@$(UV) pip compile --quiet --upgrade --generate-hashes --universal --all-extras --no-header pyproject.toml -o requirements.lock
