@@ -27,8 +27,8 @@ check: $(READY) ## Lint, format, types, import layers.
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY) ## Measure against the row-by-row way (QUICK=1: scale 0.1).
-	@$(BIN)/python -m benchmarks.export $(ARGS)
+bench: $(READY) ## Measure exports against other ways (QUICK=1: scale 0.1); WHAT=transfers: files; WHAT=connector.
+	@$(BIN)/python -m benchmarks.$(or $(WHAT),export) $(ARGS)
 
 campaign: $(READY) ## Kill connectors' runs 200 times; see that nothing is lost.
 	@$(BIN)/python -m tests.campaign $(ARGS)

