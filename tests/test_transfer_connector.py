@@ -152,6 +152,32 @@ def test_a_rerun_finishes_what_was_killed_at_any_point(control: Control, inbox: 
     assert "ambiguous" not in states(control, connector)["a.csv"], "nobody needs to look at what has been found"
 
 
+@pytest.mark.xfail(
+    reason="S3Writer tells `on_begin` of an upload only after the server has begun it, so that no row of the ledger asks for a look", strict=True
+)
+def test_an_upload_that_was_begun_and_not_noted_is_swept(control: Control, inbox: Path, s3_client: Any, s3_options: dict[str, Any]) -> None:
+    (inbox / "large.bin").write_bytes(bytes(26 << 20))
+    connector = control.transfer(("nfs", "s3"), {"path": str(inbox), "file_pattern": "large.bin"}, {**s3_options, "path": "out"})
+    begun = at("botocore.client.BaseClient", "_make_api_call", "args[1] == 'CreateMultipartUpload'", after=True)
+    assert control.process(connector, begun).wait(timeout=30) == -signal.SIGKILL
+    assert len(s3_client.list_multipart_uploads(Bucket=s3_options["bucket"])["Uploads"]) == 1
+    until(lambda: reaper.reap().runs)
+    assert engine.run_connector(connector).ingested == 1
+    assert s3_client.list_multipart_uploads(Bucket=s3_options["bucket"]).get("Uploads", []) == []
+
+
+def test_a_late_reaper_asks_nobody_to_look_at_what_a_later_run_has_delivered(control: Control, inbox: Path) -> None:
+    """The reaper before it died with the row in its hands."""
+    connector = mover(control, inbox, file_pattern="a.csv")
+    process = control.process(connector, at(LEDGER, "record", STATE.format("written")))
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    until(lambda: reaper.reap().runs)
+    engine.run_connector(connector)
+    control.execute("UPDATE ferry_files SET state = 'publishing' WHERE token = 1")
+    assert reaper.reap().problems == []
+    assert states(control, connector) == {"a.csv": ["swept", "written"]}
+
+
 def ferry(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", "from engine.cli import main; main()", *arguments], capture_output=True, text=True, check=False, timeout=60)
 

@@ -355,9 +355,17 @@ def claim_unfinished(control: ControlDatabase, file: Row) -> bool:
 
 
 def mark_swept(control: ControlDatabase, file: Row, state: LedgerState = "swept") -> None:
-    """A row of `unfinished_files` is dealt with; `ambiguous` where the run died while it published, and nobody can say whether it did."""
-    statement = "UPDATE ferry_files SET state = %s, changed_at = clock_timestamp() WHERE connector_id = %s AND token = %s AND path = %s"
-    control.query(statement, (state, file["connector_id"], file["token"], file["path"]))
+    """A row of `unfinished_files` is dealt with; `ambiguous` where the run died while it published, and nobody can say whether it did.
+
+    Unless a later run has delivered the same file, before a reaper came to this row: then nobody needs to look.
+    """
+    statement = """
+        UPDATE ferry_files f SET changed_at = clock_timestamp(), state = CASE WHEN %s = 'ambiguous' AND EXISTS (
+            SELECT FROM ferry_files n WHERE n.connector_id = f.connector_id AND n.source_path = f.source_path AND n.token > f.token AND n.url = f.url
+              AND n.state IN ('written', 'replaced', 'removing source', 'moved')) THEN 'swept' ELSE %s END
+        WHERE connector_id = %s AND token = %s AND path = %s
+    """
+    control.query(statement, (state, state, file["connector_id"], file["token"], file["path"]))
 
 
 def seconds_to_next_end(control: ControlDatabase) -> float | None:

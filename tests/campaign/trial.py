@@ -197,7 +197,8 @@ class Trial:
         return True
 
     def _check(self) -> None:
-        """At the end."""
+        """At the end, and after one more reaper: the one that dealt with this run may itself have been killed, for another trial."""
+        self._problems(reaper.reap())
         standing, sources = self.goes.hashes(), self.came.names()
         if standing != self.hashes:
             self.wrong.append(f"at the end {sorted(standing)} stand there, not {sorted(self.hashes)}, or with other bytes")
@@ -208,10 +209,11 @@ class Trial:
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 self.wrong.append(f"the endpoint stored {twice} more than once")
-        self.wrong += [f"at the end {left} is left over" for left in (*self.goes.leftovers(), *self.came.leftovers())]
-        if open_rows := [row["state"] for row in self.control.files(self.connector) if row["state"] in {"writing", "publishing", "ambiguous"}]:
-            self._problems(reaper.reap())
-            self.wrong.append(f"at the end rows of the ledger are {open_rows}")
+        rows = self.control.files(self.connector)
+        known = ", ".join(f"{row['token']} {row['path']} {row['state']} {row['leftover'] or '-'}" for row in rows)
+        self.wrong += [f"at the end {left} is left over (ledger: {known})" for left in (*self.goes.leftovers(), *self.came.leftovers())]
+        if any(row["state"] in {"writing", "publishing", "ambiguous"} for row in rows):
+            self.wrong.append(f"at the end rows of the ledger are open: {known}")
         if "started" in self.control.statuses(self.connector):
             self.wrong.append("at the end a record says started")
         if self.control.lease(self.connector)["expires_at"] is not None:
