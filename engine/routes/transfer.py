@@ -191,7 +191,7 @@ class _Moves:
 
     def _attempt(self, step: Step) -> FileResult:
         if self._sender is not None:
-            receipt = self._send(step, self._sender)
+            receipt = replace(self._send(step, self._sender), replaced=bool(step.standing))
         elif self._orders.exists == "skip" and self._stands(step):
             return replace(step.result, state="skipped")
         else:
