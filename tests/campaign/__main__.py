@@ -65,7 +65,7 @@ class Servers:
         if kind == "sftp":
             return SftpPlace(self._sftp, name)
         if kind in {"post", "put"}:
-            return RestPlace(self._endpoint, name, {"method": kind, "use_multipart": False})
+            return RestPlace(self._endpoint, name, {"method": kind.upper(), "use_multipart": False})
         (self.folder / name).mkdir()
         return FolderPlace(self.folder / name)
 
