@@ -178,7 +178,9 @@ def _decided(step: Step, orders: Orders, earlier: Earlier | None, unsure: str) -
             )
         if earlier.version == step.file.version and not orders.redeliver:
             if earlier.state in _UNSURE:
-                return replace(step, todo="compare") if unsure == "compare" else replace(step, standing=True)  # as far as anybody knows: sent again, and said so
+                return (
+                    replace(step, todo="compare") if unsure == "compare" else replace(step, standing=True)
+                )  # as far as anybody knows: sent again, and said so
             if earlier.state in _STANDS:
                 if orders.delete_source:
                     return replace(step, todo="remove")

@@ -432,7 +432,7 @@ def test_a_stop_gives_up_what_is_under_way_and_leaves_nothing_half(source: Memor
     assert partly(caught.value) == len(content(destination))
     assert "slow" not in content(destination)
     assert set(content(destination)) <= {"a.csv", "b.csv", "c.txt"}
-    assert journal.told["slow"] == ["discarded"]
+    assert journal.told["slow"] == ["writing", "discarded"]
 
 
 @pytest.mark.parametrize("at", ["publishing", "written", "removing source"])
