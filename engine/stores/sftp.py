@@ -120,8 +120,9 @@ class SftpStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
-        with translating(f"look at {self.url(path)}"), self._pool.borrow() as session:
-            found = session.attributes(self._remote(path) if path else self._options.path)
+        remote = self._remote(path) if path else self._options.path
+        with translating(f"look at {remote or 'the home folder'}"), self._pool.borrow() as session:
+            found = session.attributes(remote)
         return found is not None and stat.S_ISDIR(found.st_mode or 0)
 
     def close(self) -> None:
