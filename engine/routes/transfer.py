@@ -191,7 +191,7 @@ class _Moves:
 
     def _attempt(self, step: Step) -> FileResult:
         if self._sender is not None:
-            receipt = self._send(step, self._sender)
+            receipt = replace(self._send(step, self._sender), replaced=bool(step.standing))
         elif self._orders.exists == "skip" and self._stands(step):
             return replace(step.result, state="skipped")
         else:
@@ -222,6 +222,8 @@ class _Moves:
         def begun(leftover: str) -> None:
             self._journal.record(step.target, "writing", leftover=leftover, source=step.file)
 
+        if step.file.size > PIECE_BYTES:  # a kill may leave an upload whose name was not told yet; what is smaller goes in one request, and leaves nothing
+            self._journal.record(step.target, "writing", source=step.file)
         try:
             more: Any = {"verify": self._orders.verify, "standing": step.standing}
             with destination.open_write(step.target, size=step.file.size, exists=exists, on_begin=begun, **more) as writer:

@@ -81,7 +81,7 @@ class Step:
     target: str
     todo: Literal["send", "compare", "remove", "none"]
     result: FileResult
-    standing: bool | None = None  # whether a file stands at the target, where a listing has told
+    standing: bool | None = None  # whether a file stands at the target, where a listing or the ledger has told
 
 
 def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, journal: Journal) -> list[Step]:
@@ -177,8 +177,10 @@ def _decided(step: Step, orders: Orders, earlier: Earlier | None, unsure: str) -
                 step, "ambiguous", f"an earlier run cannot say whether it was delivered: look, then ferry files resolve {earlier.id} delivered|resend"
             )
         if earlier.version == step.file.version and not orders.redeliver:
-            if earlier.state in _UNSURE and unsure == "compare":
-                return replace(step, todo="compare")
+            if earlier.state in _UNSURE:
+                return (
+                    replace(step, todo="compare") if unsure == "compare" else replace(step, standing=True)
+                )  # as far as anybody knows: sent again, and said so
             if earlier.state in _STANDS:
                 if orders.delete_source:
                     return replace(step, todo="remove")

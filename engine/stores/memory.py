@@ -103,7 +103,8 @@ class MemoryStore:
 
     def sweep(self, path: str, leftover: str) -> bool:
         """Nothing of a killed process is left in memory."""
-        del path, leftover
+        del leftover
+        paths.checked(path)
         return False
 
     def _same(self, file: FileInfo) -> bytes:

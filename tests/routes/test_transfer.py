@@ -432,7 +432,7 @@ def test_a_stop_gives_up_what_is_under_way_and_leaves_nothing_half(source: Memor
     assert partly(caught.value) == len(content(destination))
     assert "slow" not in content(destination)
     assert set(content(destination)) <= {"a.csv", "b.csv", "c.txt"}
-    assert journal.told["slow"] == ["discarded"]
+    assert journal.told["slow"] == ["writing", "discarded"]
 
 
 @pytest.mark.parametrize("at", ["publishing", "written", "removing source"])
@@ -613,5 +613,5 @@ def test_what_may_be_sent_again_is_not_parked(source: MemoryStore, state: str) -
     file = source.stat("a.csv")
     assert file is not None
     journal.known["a.csv", "https://host/a.csv"] = Earlier(17, state, file.version)  # type: ignore[arg-type]
-    assert states(transfer(source, endpoint, Orders(pattern="a.csv"), journal=journal)) == {"a.csv": "written"}
+    assert states(transfer(source, endpoint, Orders(pattern="a.csv"), journal=journal)) == {"a.csv": "replaced"}  # sent a second time, and said so
     assert set(endpoint.taken) == {"a.csv"}
