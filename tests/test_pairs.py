@@ -126,7 +126,7 @@ def test_a_connector_moves_between_every_pair(
     assert control.statuses(connector) == ["success"]
 
 
-@pytest.mark.parametrize("source", ["folder", "s3", pytest.param("sftp", marks=pytest.mark.xfail(reason="SftpStore.is_folder('') raises", strict=True))])
+@pytest.mark.parametrize("source", SOURCES)
 def test_a_source_that_a_move_has_emptied_is_nothing_to_transfer(places: Callable[[str], Place], files: dict[str, Path], control: Control, source: str) -> None:
     came = places(source)
     came.put("one.bin", files["one.bin"])  # type: ignore[union-attr]  # no REST endpoint
