@@ -1,6 +1,6 @@
 # Every target does its own set-up: nothing but Python 3.11 or newer and make is needed.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench campaign lock clean
 SHELL := /bin/sh
 
 VENV := .venv
@@ -29,6 +29,9 @@ check: $(READY) ## Lint, format, types, import layers.
 
 bench: $(READY) ## Measure exports against other ways (QUICK=1: scale 0.1); WHAT=transfers: files; WHAT=connector.
 	@$(BIN)/python -m benchmarks.$(or $(WHAT),export) $(ARGS)
+
+campaign: $(READY) ## Kill connectors' runs 200 times; see that nothing is lost.
+	@$(BIN)/python -m tests.campaign $(ARGS)
 
 lock: $(READY) ## Renew requirements.lock from pyproject.toml.
 	@$(UV) pip compile --quiet --upgrade --generate-hashes --universal --all-extras --no-header pyproject.toml -o requirements.lock

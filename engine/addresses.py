@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import urlsplit
+
+_PORTS = {"http": 80, "https": 443}
 
 
 def is_loopback(host: str) -> bool:
@@ -16,3 +19,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def canonical(endpoint_url: str) -> str:
+    """A server's URL for comparing: names of the loopback interface alike, the port spelled out, in lower case. Aliases in DNS stay apart.
+
+    Example:
+        >>> canonical("http://LOCALHOST:80/"), canonical("https://s3.example.org")
+        ('http://127.0.0.1:80', 'https://s3.example.org:443')
+    """
+    url = urlsplit(endpoint_url)
+    host = (url.hostname or "").rstrip(".")
+    host = "127.0.0.1" if is_loopback(host) else host
+    return f"{url.scheme}://{host}:{url.port or _PORTS.get(url.scheme, 0)}{url.path.rstrip('/')}"

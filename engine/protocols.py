@@ -145,6 +145,7 @@ class SendsBody(Protocol):
     """A destination that takes a file as the body of one request, and cannot be asked afterwards (REST)."""
 
     notes: list[str]
+    may_repeat: bool  # whether a body that may have been taken can be sent again, since the endpoint counts both for one
 
     def url(self, path: str) -> str:
         """As `FileStore.url`."""

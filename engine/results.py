@@ -17,6 +17,7 @@ FileState = Literal["written", "replaced", "skipped", "already delivered", "left
 LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded", "deleting", "deleted", "swept", "ambiguous", "removing source", "moved"]
 DELIVERED: tuple[FileState, ...] = ("written", "replaced")
 _DELIVERED = "ferry_delivered"
+_PARTLY = "ferry_partly"
 MOST_SHOWN = 50
 LARGEST_INTEGER = 2_147_483_647
 """Of PostgreSQL's INTEGER, which the platform counts and numbers with."""
@@ -227,6 +228,17 @@ def note_delivered(stop: BaseException, result: RunResult) -> None:
 def delivered(stop: BaseException) -> RunResult | None:
     """What was delivered in spite of an interrupt, or None."""
     found: RunResult | None = stop.__dict__.get(_DELIVERED)
+    return found
+
+
+def note_partly(stop: BaseException, files: int) -> None:
+    """Let an interrupt say how many files had been delivered before it came."""
+    stop.__dict__[_PARTLY] = files
+
+
+def partly(stop: BaseException) -> int:
+    """How many files were delivered before an interrupt."""
+    found: int = stop.__dict__.get(_PARTLY, 0)
     return found
 
 

@@ -209,6 +209,10 @@ class RestPlace:
     def hashes(self) -> dict[str, str]:
         return dict(self.deliveries())
 
+    def forget(self) -> None:
+        """Let what came here go."""
+        self.endpoint.taken[:] = [taken for taken in self.endpoint.taken if not taken.target.startswith(f"/{self.folder}/")]
+
     def leftovers(self) -> list[str]:
         return []
 

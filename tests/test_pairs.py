@@ -127,12 +127,12 @@ def test_a_connector_moves_between_every_pair(
 
 
 @pytest.mark.parametrize("source", ["folder", "s3", pytest.param("sftp", marks=pytest.mark.xfail(reason="SftpStore.is_folder('') raises", strict=True))])
-def test_a_source_that_a_move_has_emptied_is_nothing_to_transfer(places: Callable[[str], Place], files: dict[str, Path], tmp_path: Path, source: str) -> None:
+def test_a_source_that_a_move_has_emptied_is_nothing_to_transfer(places: Callable[[str], Place], files: dict[str, Path], control: Control, source: str) -> None:
     came = places(source)
     came.put("one.bin", files["one.bin"])  # type: ignore[union-attr]  # no REST endpoint
-    for expected in ("1 of 1 files delivered", "nothing to transfer"):
-        result = engine.transfer(came.url, f"{tmp_path}/", source_options=came.options, delete_source=True)
-        assert result.headline.startswith(expected)
+    connector = control.transfer((came.type_code, "nfs"), {**came.config, "delete_source": True})
+    assert engine.run_connector(connector).ingested == 1
+    assert engine.run_connector(connector).headline == "nothing to transfer"
 
 
 @pytest.mark.parametrize(("source", "destination"), [pytest.param(*pair, marks=() if pair in USUAL else pytest.mark.system) for pair in PAIRS], ids=str)

@@ -149,6 +149,7 @@ def test_a_rerun_finishes_what_was_killed_at_any_point(control: Control, inbox: 
         assert all(file.state == "written" and file.sha256 is None for file in result.files)  # found, not sent again
     assert control.statuses(connector) == ["failed", "success"]
     assert control.records(connector)[0]["rows_ingested"] == int(is_noted)
+    assert "ambiguous" not in states(control, connector)["a.csv"], "nobody needs to look at what has been found"
 
 
 def ferry(*arguments: str) -> subprocess.CompletedProcess[str]:

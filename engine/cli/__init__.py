@@ -89,9 +89,13 @@ def main() -> None:
 
 
 def _stopped(stop: Interrupted) -> str:
-    from engine.results import delivered
+    from engine.results import delivered, partly
 
-    return f"{stop}; " + ("what was not finished was removed" if delivered(stop) is None else "everything had been delivered by then")
+    if delivered(stop) is not None:
+        return f"{stop}; everything had been delivered by then"
+    files = partly(stop)
+    before = f"{files:,} file{'' if files == 1 else 's'} had been delivered, " if files else ""
+    return f"{stop}; {before}what was not finished was removed"
 
 
 def _report(message: str, *, with_frames: bool) -> None:

@@ -225,13 +225,19 @@ class Ledger:
     ) -> None:
         """See `Journal.record`. `FOR SHARE` keeps the lease from changing hands while the row is written.
 
+        A delivery settles what an earlier run could not say of the same file: nobody needs to look any more.
+
         A control database that is away is waited for as long as the lease lasts; not for a note that merely saves a later look.
         """
         self._lease.check()
         if not _is_text(path) or (source is not None and not _is_text(source.path)):
             raise ConfigurationError(f"{(source.path if source else path)!r} is not UTF-8, and cannot be noted in the control database; rename it")
         statement = """
-            WITH held AS (SELECT token FROM ferry_leases WHERE connector_id = %s AND token = %s AND expires_at >= clock_timestamp() FOR SHARE)
+            WITH held AS (SELECT token FROM ferry_leases WHERE connector_id = %s AND token = %s AND expires_at >= clock_timestamp() FOR SHARE),
+            settled AS (
+                UPDATE ferry_files old SET state = 'swept', changed_at = clock_timestamp() FROM held
+                WHERE old.connector_id = %s AND old.source_path = %s AND old.token < held.token AND old.url = %s AND old.state = 'ambiguous' AND %s
+            )
             INSERT INTO ferry_files AS known
                 (connector_id, token, path, run_id, url, host, state, leftover, file_rows, file_bytes, sha256, verified, source_path, source_version, changed_at)
             SELECT %s, token, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() FROM held
@@ -241,15 +247,16 @@ class Ledger:
                 source_path = excluded.source_path, source_version = excluded.source_version, changed_at = excluded.changed_at
             RETURNING token
         """
-        lease = self._lease
+        lease, url = self._lease, self._url_of(path)
         known = (receipt.bytes, receipt.sha256, receipt.verified) if receipt is not None else (None, None, None)
         values = (
             lease.connector_id,
             lease.token,
+            *(lease.connector_id, source.path if source is not None else None, url, state in {"written", "replaced"}),
             lease.connector_id,
             path,
             lease.run_id,
-            self._url_of(path),
+            url,
             socket.gethostname(),
             state,
             leftover,

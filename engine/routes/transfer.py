@@ -23,7 +23,7 @@ from engine import workers
 from engine.errors import FerryError, FileChanged, LeaseLost, OutcomeUnknown, PartlyFailed, TransferFailed, describe
 from engine.options import MIB
 from engine.protocols import CopiesWithin, SendsBody
-from engine.results import DELIVERED, Progress, RunResult, printable
+from engine.results import DELIVERED, Progress, RunResult, note_partly, printable
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, plan
 
@@ -135,8 +135,11 @@ class _Moves:
                         done += 1
                     if on_progress is not None:
                         on_progress(Progress(0, self._bytes, done, total_bytes=total_bytes, total_files=total_files))
-            except BaseException:
+            except BaseException as stop:
                 self._stopped.set()
+                concurrent.futures.wait(under_way)
+                results += [one.result() for one in under_way if one.exception() is None]
+                note_partly(stop, sum(result.state in DELIVERED for result in results))
                 raise
         return results
 
@@ -188,7 +191,7 @@ class _Moves:
 
     def _attempt(self, step: Step) -> FileResult:
         if self._sender is not None:
-            receipt = self._send(step, self._sender)
+            receipt = replace(self._send(step, self._sender), replaced=bool(step.standing))
         elif self._orders.exists == "skip" and self._stands(step):
             return replace(step.result, state="skipped")
         else:

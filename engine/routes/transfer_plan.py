@@ -81,7 +81,7 @@ class Step:
     target: str
     todo: Literal["send", "compare", "remove", "none"]
     result: FileResult
-    standing: bool | None = None  # whether a file stands at the target, where a listing has told
+    standing: bool | None = None  # whether a file stands at the target, where a listing or the ledger has told
 
 
 def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, journal: Journal) -> list[Step]:
@@ -104,8 +104,8 @@ def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, jou
     if not isinstance(destination, SendsBody):
         _refuse_overlaps(source, destination, possible, None if is_single else (orders.base, orders.pattern))
     earlier = journal.earlier([step.file.path for step in possible])
-    can_look = not isinstance(destination, SendsBody)
-    steps = [_decided(step, orders, earlier.get((step.file.path, step.result.path)), can_look=can_look) if step.todo == "send" else step for step in steps]
+    unsure = "compare" if not isinstance(destination, SendsBody) else "send" if destination.may_repeat else "park"
+    steps = [_decided(step, orders, earlier.get((step.file.path, step.result.path)), unsure) if step.todo == "send" else step for step in steps]
     return _with_standing(steps, destination, orders) if len(steps) >= WORTH_LISTING and not isinstance(destination, SendsBody) else steps
 
 
@@ -169,15 +169,16 @@ def _is_name(destination: Store | SendsBody, orders: Orders) -> bool:
     return not orders.target_is_folder and bool(orders.target) and not (not isinstance(destination, SendsBody) and destination.is_folder(orders.target))
 
 
-def _decided(step: Step, orders: Orders, earlier: Earlier | None, *, can_look: bool) -> Step:
+def _decided(step: Step, orders: Orders, earlier: Earlier | None, unsure: str) -> Step:
+    """What is done with one file; `unsure` with those that an earlier run may have delivered: `compare`, `send` again, or `park`."""
     if earlier is not None:
-        if earlier.state in _UNSURE and not can_look:
+        if earlier.state in _UNSURE and unsure == "park":
             return _settled(
                 step, "ambiguous", f"an earlier run cannot say whether it was delivered: look, then ferry files resolve {earlier.id} delivered|resend"
             )
         if earlier.version == step.file.version and not orders.redeliver:
             if earlier.state in _UNSURE:
-                return replace(step, todo="compare")
+                return replace(step, todo="compare") if unsure == "compare" else replace(step, standing=True)  # as far as anybody knows: sent again, and said so
             if earlier.state in _STANDS:
                 if orders.delete_source:
                     return replace(step, todo="remove")

@@ -193,6 +193,7 @@ class LocalStore:
         if not is_temporary(leftover):
             return False
         self._check_mount()  # what is not found on a share that is not mounted may still be there
+        self._check_folder(place.rpartition("/")[0])
         try:
             os.unlink(f"{place.rpartition('/')[0]}/{leftover}")  # noqa: PTH108 - as above
         except (FileNotFoundError, NotADirectoryError):

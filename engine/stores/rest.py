@@ -141,7 +141,7 @@ class RestDestination:
     def __init__(self, options: RestOptions) -> None:
         self.notes: list[str] = []
         self._options = options
-        self._may_repeat = options.method == "PUT" or options.idempotent
+        self.may_repeat = options.method == "PUT" or options.idempotent
         self._check_encryption()
 
     def url(self, path: str) -> str:
@@ -199,7 +199,7 @@ class RestDestination:
                     return Receipt(body.size, body.sha256, "accepted", reported=_reported(response))
                 self._refused(response, what)
         except requests.RequestException as error:
-            if body.is_committed and not self._may_repeat:
+            if body.is_committed and not self.may_repeat:
                 raise OutcomeUnknown(f"{what}: the whole file was sent, and no answer came ({type(error).__name__}); it may have been taken or not") from None
             raise self._unreached(error, path) from None
 

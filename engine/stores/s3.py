@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from engine import paths
+from engine import addresses, paths
 from engine.errors import ConfigurationError, ConnectionFailed, FileChanged
 from engine.options import ENVIRONMENT, Options, Secret
 from engine.paths import File
@@ -129,8 +129,8 @@ class S3Store:
         return f"s3://{self.options.bucket}/{self.key(path)}"
 
     def identity(self, path: str) -> str:
-        """Endpoint, bucket and key."""
-        return f"s3 {self.client.meta.endpoint_url}/{self.options.bucket}/{self.key(path)}"
+        """Endpoint, bucket and key; `localhost` and 127.0.0.1 are one place, so that a move onto itself is seen."""
+        return f"s3 {addresses.canonical(self.client.meta.endpoint_url)}/{self.options.bucket}/{self.key(path)}"
 
     def is_folder(self, path: str) -> bool:
         """Whether any key lies below `path`."""

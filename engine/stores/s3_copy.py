@@ -25,15 +25,17 @@ LARGEST_COPY_BYTES = 5 << 30
 PART_BYTES = 512 << 20
 MOST_PARTS = 10_000
 PARTS_AT_ONCE = 4
-_KEPT = ("ContentType", "ContentEncoding", "ContentLanguage", "ContentDisposition", "CacheControl", "Expires", "Metadata")
+_KEPT = ("ContentType", "ContentEncoding", "ContentLanguage", "ContentDisposition", "CacheControl", "Expires")
+_CHECKSUMS = ("ChecksumCRC64NVME", "ChecksumCRC32", "ChecksumCRC32C", "ChecksumSHA1", "ChecksumSHA256")
 _ETAG = re.compile(rb"<CopyObjectResult.*?<ETag>(?:&#34;|&quot;|\")?([0-9a-f-]+)", re.DOTALL)
 
 
 class ServerCopy:
     """One object that becomes another of the same server."""
 
-    def __init__(self, store: S3Store, path: str, source: S3Store, file: FileInfo) -> None:
+    def __init__(self, store: S3Store, path: str, source: S3Store, file: FileInfo, mark: dict[str, str]) -> None:
         self.file = file
+        self._mark = mark  # metadata that a copy in parts gets besides the source's: one in a single request keeps just these
         self.upload_id: str | None = None
         self._store = store
         self._place: dict[str, Any] = {"Bucket": store.options.bucket, "Key": store.key(path)}
@@ -47,7 +49,7 @@ class ServerCopy:
         size = max(PART_BYTES, -(-self.file.size // MOST_PARTS))
         try:
             head: dict[str, Any] = dict(self._source.client.head_object(Bucket=self._from["Bucket"], Key=self._from["Key"], IfMatch=self.file.version))
-            kept = {name: head[name] for name in _KEPT if name in head}
+            kept = {name: head[name] for name in _KEPT if name in head} | {"Metadata": {**head.get("Metadata", {}), **self._mark}}
             self.upload_id = self._store.client.create_multipart_upload(**self._place, **kept)["UploadId"]
             if on_begin is not None:
                 on_begin(self.upload_id)
@@ -76,19 +78,23 @@ class ServerCopy:
         return {"ETag": copied["CopyObjectResult"]["ETag"]}
 
     def level(self, answer: dict[str, Any]) -> Verification:
-        """`checksum` where both ETags are MD5 sums of the whole object, and equal; else the size is asked for.
+        """`checksum` where both ETags are MD5 sums of the whole object, or stored checksums tell; else the size is compared.
 
         Raises:
-            IntegrityError: The server has another size.
+            IntegrityError: The server has another size, or another checksum.
         """
         if "-" not in self.file.version and str(answer.get("ETag", "")).strip('"') == self.file.version:
             return "checksum"
-        try:
-            head = self._store.client.head_object(**self._place)
-        except FAILURES:
+        mine, theirs = _head(self._store, self._place), _head(self._source, {**self._from, "IfMatch": self.file.version})
+        if not mine:
             return "accepted"
-        if head["ContentLength"] != self.file.size:
-            raise IntegrityError(f"{self._url}: {self.file.size:,} bytes copied, the S3 server has {head['ContentLength']:,}", transient=True)
+        if mine["ContentLength"] != self.file.size:
+            raise IntegrityError(f"{self._url}: {self.file.size:,} bytes copied, the S3 server has {mine['ContentLength']:,}", transient=True)
+        for name in _CHECKSUMS:
+            if name in mine and mine[name] == theirs.get(name):
+                return "checksum"  # those of parts (…-3) say nothing when they differ: their parts may do
+            if name in mine and name in theirs and not {"-"} & {*mine[name], *theirs[name]}:
+                raise IntegrityError(f"{self._url}: the S3 server reports another checksum for its copy than for the source", transient=True)
         return "size"
 
     def read_source(self) -> str:
@@ -109,3 +115,12 @@ class ServerCopy:
             CopySourceRange=f"bytes={start}-{end - 1}",
         )
         return {"PartNumber": number, "ETag": copied["CopyPartResult"]["ETag"]}, end - start
+
+
+def _head(store: S3Store, place: dict[str, Any]) -> dict[str, Any]:
+    """What the server tells of an object; nothing where it may not be looked at."""
+    try:
+        checksums: dict[str, Any] = {"ChecksumMode": "ENABLED"} if store.options.request_checksums else {}
+        return dict(store.client.head_object(**place, **checksums))
+    except FAILURES:
+        return {}

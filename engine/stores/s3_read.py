@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
-from engine.errors import IntegrityError
+from engine.errors import FileChanged, IntegrityError
 from engine.options import MIB
 from engine.stores.window import Window
 
@@ -47,6 +47,10 @@ class ObjectReader:
 
     def body(self) -> BinaryIO:
         """The bytes as a file; a small one is fetched now, so that an object that is gone or has changed shows at once."""
+        if not self._file.size:  # there is no byte to ask for with its version
+            now = self._store.stat(self._file.path)
+            if now is None or now.version != self._file.version:
+                raise FileChanged(f"{self._store.url(self._file.path)} has changed since it was listed", transient=True)
         if self._length <= RANGE_BYTES:
             data = self._fetch(*self._left.popleft()) if self._left else b""
             return cast("BinaryIO", io.BytesIO(data))

@@ -32,6 +32,7 @@ ANSWER_SECONDS = 60.0
 _EXPECTED = {"GET": (200, 206), "HEAD": (200, 404), "PUT": (200,), "DELETE": (204,)}
 _WITHOUT_BODY = frozenset({204, 304})
 _LONGEST_LINE = 65_536
+_LARGEST_ANSWER = 64 << 20
 _BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 
 
@@ -161,8 +162,8 @@ class _Connection:
         self._socket.sendall(b"".join((head.encode("ascii"), body)))  # in one piece: two would wait for each other
         status, found = self._head()
         length = 0 if method == "HEAD" or status in _WITHOUT_BODY else int(found.get("content-length", -1))
-        data = self._answers.read(length) if length > 0 else b""
-        if length < 0 or len(data) != length:
+        data = self._answers.read(length) if 0 < length <= _LARGEST_ANSWER else b""
+        if len(data) != length:
             raise ValueError("an answer of another form")
         self.is_reusable = found.get("connection", "").lower() != "close"
         return Answer(status, found, data)

@@ -137,7 +137,7 @@ class S3Writer:
         if not isinstance(source, type(self._store)) or not self._store.is_same_server(source) or self._condition or self.size or not file.size:
             return False
         with self._breaking():
-            self._copy = ServerCopy(self._store, self._path, source, file)
+            self._copy = ServerCopy(self._store, self._path, source, file, {_MARK: self._mark})
             if file.size > s3_copy.LARGEST_COPY_BYTES:
                 self._copy.copy_parts(self._on_begin, passing)
             else:
@@ -189,25 +189,39 @@ class S3Writer:
         self._receipt = self._verified(answer)
 
     def _copied(self, copy: ServerCopy) -> Receipt:
-        try:
-            answer = copy.publish()
-        except FAILURES as error:
-            raise self._store.translated(error, f"copy to {self._url}") from None
+        answer = self._publish_copy(copy)
         copy.upload_id = None
-        level = copy.level(answer)
-        sha256 = None
-        if not reaches(level, self._verify):
-            source, mine = copy.read_source(), self._read_back()
-            if source != mine:
-                raise IntegrityError(f"{self._url}: the server's copy has other bytes than its source; it stays to be looked at", transient=True)
-            level, sha256 = "read-back", mine
+        etag = str(answer["ETag"])
+        try:
+            level, sha256 = copy.level(answer), None
+            if not reaches(level, self._verify):
+                sha256 = copy.read_source()
+                if self._read_back(etag) != sha256:
+                    raise IntegrityError(f"{self._url}: the server's copy has other bytes than its source", transient=True)
+                level = "read-back"
+        except FerryError as error:
+            raise IntegrityError(f"{error}; {self._withdraw(etag)}", transient=error.transient) from None
         return Receipt(self.size, sha256, level, self._replaces, {name: str(answer[name]).strip('"') for name in ("ETag", "VersionId") if name in answer})
 
-    def _read_back(self) -> str:
-        """The SHA-256 of what stands at the key now."""
+    def _publish_copy(self, copy: ServerCopy) -> dict[str, Any]:
+        """A copy in parts whose answer was lost is looked up, since its upload is gone; one in a single request was simply asked for again."""
+        try:
+            return copy.publish()
+        except FAILURES as error:
+            head = self._look()[0] if copy.upload_id is not None else None
+            if self._is_ours(head) and head["ContentLength"] == self.size:
+                return head
+            raise self._store.translated(error, f"copy to {self._url}") from None
+
+    def _read_back(self, etag: str | None) -> str:
+        """The SHA-256 of what was published, and of no other version.
+
+        Raises:
+            FerryError: It is not there any more, or cannot be read.
+        """
         standing = self._store.stat(self._path)
-        if standing is None:
-            raise IntegrityError(f"{self._url} is not there any more, just after it was published", transient=True)
+        if standing is None or standing.size != self.size or (etag and standing.version != etag.strip('"')):
+            raise IntegrityError(f"{self._url}: what was just published does not stand there any more, and cannot be read back", transient=True)
         with self._store.open_read(standing) as body:
             return hashlib.file_digest(body, "sha256").hexdigest()  # type: ignore[arg-type]  # any file will do
 
@@ -333,10 +347,17 @@ class S3Writer:
         reported = {name: str(value).strip('"') for name, value in found.items() if value}
         level: Verification = "checksum" if self._confirmed else "size" if head is not None else "accepted"
         if not reaches(level, self._verify):
-            if self._read_back() != self._digest.hexdigest():
-                raise IntegrityError(f"{self._url}: other bytes were read back than were sent; {self._withdraw()}", transient=True)
+            self._compare(found["ETag"])
             level = "read-back"
         return Receipt(self.size, self._digest.hexdigest(), level, self._replaces, reported)
+
+    def _compare(self, etag: str | None) -> None:
+        """Read back; what cannot be proved to be right does not stay."""
+        try:
+            if self._read_back(etag) != self._digest.hexdigest():
+                raise IntegrityError(f"{self._url}: other bytes were read back than were sent", transient=True)
+        except FerryError as error:
+            raise IntegrityError(f"{error}; {self._withdraw()}", transient=error.transient) from None
 
     def _disagreement(self, head: dict[str, Any] | None, checksum: str | None) -> str | None:
         """Parts were confirmed one by one; their composite checksum is compared where the server tells it."""
@@ -348,10 +369,13 @@ class S3Writer:
             return f"{self.size:,} bytes sent, the S3 server has {head['ContentLength']:,}"
         return None
 
-    def _withdraw(self) -> str:
-        """Remove the damaged object that we put there, and nothing else. Returns what became of it, in words."""
+    def _withdraw(self, copied: str | None = None) -> str:
+        """Remove the damaged object that we put there, and nothing else. Returns what became of it, in words.
+
+        A server's copy has its source's metadata and not our mark: it is known by its ETag (`copied`).
+        """
         head, _ = self._look()
-        if not self._is_ours(head):
+        if head is None or not (self._is_ours(head) or (copied is not None and head["ETag"].strip('"') == copied.strip('"'))):
             return "what stands there now is not ours, and stays"
         try:
             self._store.delete(File(self._path, head["ContentLength"], None, head["ETag"].strip('"')))

@@ -120,8 +120,9 @@ class SftpStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
-        with translating(f"look at {self.url(path)}"), self._pool.borrow() as session:
-            found = session.attributes(self._remote(path) if path else self._options.path)
+        shown = self.url(path) if path else f"the folder {self._options.path or '~'} on {self._options.host}"
+        with translating(f"look at {shown}"), self._pool.borrow() as session:
+            found = session.attributes(self._remote(path) if path else self._options.path or ".")
         return found is not None and stat.S_ISDIR(found.st_mode or 0)
 
     def close(self) -> None:

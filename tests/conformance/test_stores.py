@@ -253,6 +253,14 @@ def test_only_the_listed_version_is_read_or_deleted(store: Any) -> None:
     assert store.stat("file") is None
 
 
+def test_folders_and_the_root_are_told_from_files(store: Any) -> None:
+    assert store.is_folder("folder") is False
+    put(store, "folder/file", b"x")
+    assert store.is_folder("folder") is True
+    assert store.is_folder("folder/file") is False
+    assert store.is_folder("") is True
+
+
 def test_a_file_that_is_gone_is_an_error(store: Any) -> None:
     put(store, "file", b"one")
     listed = store.stat("file")

@@ -14,7 +14,7 @@ import pytest
 
 from engine.errors import ConfigurationError, FerryError, LeaseLost, OutcomeUnknown, PartlyFailed, ResourceError, TransferFailed
 from engine.protocols import Earlier
-from engine.results import Progress, Receipt, RunResult
+from engine.results import Progress, Receipt, RunResult, partly
 from engine.routes import transfer as route
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer import BUDGET_BYTES, LARGE_BYTES, transfer
@@ -427,8 +427,9 @@ def test_a_stop_gives_up_what_is_under_way_and_leaves_nothing_half(source: Memor
         if now.bytes > 1_000_000:  # the large one is under way
             raise ToldToStopError
 
-    with pytest.raises(ToldToStopError):
+    with pytest.raises(ToldToStopError) as caught:
         transfer(source, destination, Orders(bytes_per_second=10e6), journal=journal, on_progress=stop)
+    assert partly(caught.value) == len(content(destination))
     assert "slow" not in content(destination)
     assert set(content(destination)) <= {"a.csv", "b.csv", "c.txt"}
     assert journal.told["slow"] == ["discarded"]
@@ -533,7 +534,8 @@ def test_a_publication_that_nobody_can_tell_of_is_looked_at(source: MemoryStore,
 class Endpoint:
     """Takes bodies (`SendsBody`), in memory."""
 
-    def __init__(self, *failures: Exception) -> None:
+    def __init__(self, *failures: Exception, may_repeat: bool = False) -> None:
+        self.may_repeat = may_repeat
         self.notes: list[str] = []
         self.taken: dict[str, bytes] = {}
         self.keys: list[str] = []
@@ -603,3 +605,13 @@ def test_a_parked_file_is_left_alone_and_named(source: MemoryStore, state: str, 
     assert states(result) == {"a.csv": "ambiguous", "b.csv": "written"}
     assert set(endpoint.taken) == {"b.csv"}
     assert "ferry files resolve 17 delivered|resend" in str(result)
+
+
+@pytest.mark.parametrize("state", ["ambiguous", "publishing"])
+def test_what_may_be_sent_again_is_not_parked(source: MemoryStore, state: str) -> None:
+    endpoint, journal = Endpoint(may_repeat=True), Journal()
+    file = source.stat("a.csv")
+    assert file is not None
+    journal.known["a.csv", "https://host/a.csv"] = Earlier(17, state, file.version)  # type: ignore[arg-type]
+    assert states(transfer(source, endpoint, Orders(pattern="a.csv"), journal=journal)) == {"a.csv": "replaced"}  # sent a second time, and said so
+    assert set(endpoint.taken) == {"a.csv"}

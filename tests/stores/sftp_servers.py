@@ -6,12 +6,10 @@ import base64
 import contextlib
 import getpass
 import hashlib
-import secrets
 import shutil
 import socket
 import stat
 import subprocess
-import sysconfig
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,8 @@ import paramiko
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from engine import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,28 +100,9 @@ def _names(client: paramiko.SFTPClient, folder: str, prefix: str) -> Iterator[st
 
 @contextlib.contextmanager
 def rclone(folder: Path) -> Iterator[SftpServer]:
-    """`rclone serve sftp`, from the wheel; a password, one host key. Its root is `/`."""
-    root, port, password = folder / "root", free_port(), secrets.token_hex(8)
-    root.mkdir()
-    line = new_key("ed25519", folder / "host_key")
-    program = str(Path(sysconfig.get_path("scripts")) / "rclone")
-    command = [program, "serve", "sftp", str(root), "--addr", f"127.0.0.1:{port}", "--user", "ferry", "--key", str(folder / "host_key")]
-    command += [
-        "--vfs-cache-mode",
-        "writes",
-        "--vfs-write-back",
-        "0s",
-        "--dir-cache-time",
-        "1s",
-        "--config",
-        "",
-        "--cache-dir",
-        str(folder / "cache"),
-        "--pass",
-        password,
-    ]
-    with _running(command, port, folder / "log"):
-        yield SftpServer(port, root, "", {"username": "ferry", "password": password}, (line,))
+    """The embedded server, which runs everywhere; a password, one host key. Its root is `/`."""
+    with embedded.sftp(folder) as server:
+        yield SftpServer(server.port, folder / "data", "", {"username": server.username, "password": server.password}, (server.host_key,))
 
 
 @contextlib.contextmanager

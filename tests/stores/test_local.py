@@ -284,14 +284,14 @@ def test_a_source_that_changes_while_the_kernel_copies_is_not_published(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("call", ["fsync", "close", "stat", "replace", "open"])
+@pytest.mark.parametrize("call", ["write", "fsync", "close", "stat", "replace", "open"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT])
 def test_a_failure_of_any_call_publishes_nothing(tmp_path: Path, call: str, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"before")
     true = getattr(os, call)
 
     def fail(*arguments: Any, **more: Any) -> Any:
-        at_temporary = str(arguments[0]).endswith(".part") or call in {"fsync", "close"}
+        at_temporary = str(arguments[0]).endswith(".part") or call in {"write", "fsync", "close"}
         if not at_temporary:
             return true(*arguments, **more)
         if call == "close":
@@ -301,6 +301,8 @@ def test_a_failure_of_any_call_publishes_nothing(tmp_path: Path, call: str, erro
     with pytest.raises(FerryError, match=str(tmp_path / "file")) as caught, store_in(tmp_path).open_write("file") as writer:
         writer.write(b"after")
         monkeypatch.setattr(os, call, fail)
+        if call == "write":
+            writer.write(b"more")
         if call == "open":
             with store_in(tmp_path).open_write("file"):
                 pytest.fail("opened")
@@ -308,6 +310,26 @@ def test_a_failure_of_any_call_publishes_nothing(tmp_path: Path, call: str, erro
     assert caught.value.transient
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE])
+def test_a_folder_that_cannot_be_synced_is_a_failure(tmp_path: Path, error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> None:
+        raise OSError(error, "injected")
+
+    monkeypatch.setattr(local_writer, "_sync_folder", fail)
+    with pytest.raises(FerryError, match="cannot publish") as caught:
+        put(store_in(tmp_path), "file", b"x")
+    assert caught.value.transient
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+
+
+def test_sweep_follows_no_link_that_leads_outside(hostile: LocalStore, tmp_path: Path) -> None:
+    leftover = ".new.0123456789ab.part"
+    (tmp_path / "outside" / leftover).write_bytes(b"somebody else's")
+    with pytest.raises(ConfigurationError, match="not followed"):
+        hostile.sweep("folder/new", leftover)
+    assert (tmp_path / "outside" / leftover).exists()
 
 
 def test_many_renames_in_one_folder_share_syncs_and_a_failed_one_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

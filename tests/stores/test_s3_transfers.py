@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engine.errors import FerryError, FileChanged, IntegrityError
+from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError
 from engine.options import MIB
 from engine.routes.transfer import transfer
 from engine.routes.transfer_plan import Orders
 from engine.stores import s3_copy, s3_read
 from engine.stores.s3 import S3Options, S3Store
 from engine.stores.s3_requests import ObjectRequests
+from tests.stores import proxy as faults
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from engine import embedded
 
 
@@ -24,6 +28,12 @@ if TYPE_CHECKING:
 def stores(s3_options: dict[str, Any]) -> tuple[S3Store, S3Store]:
     """Two folders of one bucket."""
     return of(s3_options, path="in"), of(s3_options, path="out")
+
+
+@pytest.fixture
+def proxy(s3_server: embedded.S3) -> Iterator[faults.Proxy]:
+    with faults.proxy(s3_server.endpoint_url) as running:
+        yield running
 
 
 def of(options: dict[str, Any], **more: Any) -> S3Store:
@@ -173,7 +183,7 @@ def test_what_was_sent_is_read_back_when_asked(s3_options: dict[str, Any], size:
     receipt = put(store, "file", data, verify="read-back")
     assert (receipt.verified, receipt.sha256) == ("read-back", hashlib.sha256(data).hexdigest())
     assert put(store, "file", data, verify="checksum").verified in {"checksum", "read-back"}
-    monkeypatch.setattr(s3_read.ObjectReader, "body", lambda _: __import__("io").BytesIO(b"other"))
+    monkeypatch.setattr(s3_read.ObjectReader, "body", lambda _: io.BytesIO(b"other"))
     with pytest.raises(FerryError, match=r"other bytes were read back.*it was removed"):
         put(store, "file", data, verify="read-back")
     monkeypatch.undo()
@@ -211,3 +221,73 @@ def test_many_files_are_looked_for_at_their_target_by_one_listing(stores: Any, m
     result = transfer(source, destination, Orders())
     assert [file.state for file in result.files] == ["replaced" if number == 7 else "written" for number in range(25)]
     assert {file.state for file in transfer(source, destination, Orders(exists="skip")).files} == {"skipped"}
+
+
+@pytest.mark.parametrize("after", [b"now there is something", None])
+def test_an_empty_object_that_has_changed_or_is_gone_is_noticed(stores: Any, after: bytes | None) -> None:
+    source, destination = stores
+    put(source, "file", b"")
+    listed = source.stat("file")
+    assert transfer(source, destination, Orders()).files[0].state == "written"
+    if after is None:
+        source.delete(listed)
+    else:
+        put(source, "file", after)
+    with pytest.raises(FileChanged), source.open_read(listed) as body:
+        body.read()
+
+
+@pytest.mark.parametrize("size", [10, 12 * MIB])
+def test_a_copy_with_other_bytes_than_its_source_is_removed(stores: Any, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_copy, "LARGEST_COPY_BYTES", 6 * MIB)
+    monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
+    source, destination = stores
+    put(source, "file", os.urandom(size))
+    monkeypatch.setattr(s3_copy.ServerCopy, "read_source", lambda _: "of other bytes")
+    with pytest.raises(IntegrityError, match=r"other bytes than its source; it was removed"), destination.open_write("file", verify="read-back") as writer:
+        assert writer.copy_from(source, source.stat("file"), lambda _: None)
+    assert destination.stat("file") is None
+    assert source.stat("file") is not None
+
+
+def test_a_copy_in_parts_whose_answer_is_lost_counts(s3_options: dict[str, Any], proxy: faults.Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_copy, "LARGEST_COPY_BYTES", 6 * MIB)
+    monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
+    source, destination = (of(s3_options, path=path, endpoint_url=proxy.endpoint_url) for path in ("in", "out"))
+    data = os.urandom(12 * MIB)
+    put(source, "file", data)
+
+    def lose(exchange: faults.Exchange) -> None:
+        exchange.lost = exchange.verb == "POST" and "uploadId" in exchange.target and "/out/" in exchange.target
+
+    proxy.after = lose
+    with destination.open_write("file") as writer:
+        assert writer.copy_from(source, source.stat("file"), lambda _: None)  # type: ignore[arg-type]
+    assert get(destination, "file") == data
+    assert (writer.receipt.bytes, writer.receipt.sha256) == (len(data), None)
+
+
+@pytest.mark.parametrize("size", [10, 26 * MIB])
+def test_another_object_than_the_published_one_is_no_proof_and_stays(s3_options: dict[str, Any], proxy: faults.Proxy, size: int) -> None:
+    other = of(s3_options)
+
+    def overtake(exchange: faults.Exchange) -> None:
+        publishes = exchange.verb == "PUT" and "partNumber" not in exchange.target
+        if publishes or (exchange.verb == "POST" and "uploadId" in exchange.target):
+            put(other, "file", b"another delivery")
+
+    proxy.after = overtake
+    with pytest.raises(IntegrityError, match=r"cannot be read back; what stands there now is not ours, and stays"):
+        put(of(s3_options, endpoint_url=proxy.endpoint_url), "file", os.urandom(size), verify="read-back")
+    assert get(other, "file") == b"another delivery"
+
+
+def test_a_server_by_another_name_is_the_same_place(s3_options: dict[str, Any], s3_server: embedded.S3) -> None:
+    mine = of(s3_options, path="in")
+    alias = of({**s3_options, "path": "in", "endpoint_url": s3_server.endpoint_url.replace("127.0.0.1", "LocalHost") + "/"})
+    assert mine.identity("file") == alias.identity("file")
+    assert mine.identity("file") != of(s3_options, path="out").identity("file")
+    put(mine, "file", b"x")
+    with pytest.raises(ConfigurationError, match="written over itself"):
+        transfer(mine, alias, Orders(delete_source=True))
+    assert get(mine, "file") == b"x"
