@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks import measure, transfers
+from benchmarks.places import local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ def test_openssh_takes_part(places: Path, name: str, third: str) -> None:
 
 
 def test_a_contender_that_delivers_other_bytes_is_found_out(places: Path) -> None:
-    data, target = transfers.places.local(transfers.made(2, 100)), transfers.places.local(places / "target")
+    data, target = local(transfers.made(2, 100)), local(places / "target")
     forge = f"import pathlib; [pathlib.Path({target.folder!r}, p.name).write_bytes(b'x' * 100) for p in pathlib.Path({data.folder!r}).iterdir()]"
     case = transfers.Case("forged", data, data, target, {"arrow-ferry": [sys.executable, "-c", forge]})
     with pytest.raises(RuntimeError, match="SHA-256"):
@@ -76,6 +77,11 @@ def echo_port() -> Iterator[int]:
         server.shutdown()
 
 
+def send(connection: socket.socket, data: bytes) -> None:
+    connection.sendall(data)
+    connection.shutdown(socket.SHUT_WR)
+
+
 def test_the_slow_link_hands_on_every_byte_and_none_too_soon(echo_port: int) -> None:
     sent = bytes(range(256)) * 8192
     with subprocess.Popen([sys.executable, "-m", "benchmarks.slow_link", str(echo_port), "50"], stdout=subprocess.PIPE, cwd=measure.ROOT) as link:
@@ -83,7 +89,7 @@ def test_the_slow_link_hands_on_every_byte_and_none_too_soon(echo_port: int) -> 
         try:
             with socket.create_connection(("127.0.0.1", int(link.stdout.readline()))) as connection:
                 began = time.monotonic()
-                threading.Thread(target=lambda: (connection.sendall(sent), connection.shutdown(socket.SHUT_WR))).start()
+                threading.Thread(target=send, args=(connection, sent)).start()
                 first = connection.recv(1)
                 assert time.monotonic() - began >= 0.05
                 assert first + connection.makefile("rb").read() == sent
