@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
+# Python programs start with their bytecode kept, as installed ones do, whatever this shell has set.
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
 PACKAGES = ("pyarrow", "adbc-driver-postgresql", "psycopg", "boto3")
 
 
@@ -62,7 +64,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> Run:
     """
     meter = [sys.executable, "-I", "-S", str(ROOT / "benchmarks" / "meter.py")]
     before = _others_cpu_seconds()
-    done = subprocess.run([*meter, *command], stdout=subprocess.PIPE, env={**os.environ, **environment}, cwd=ROOT, check=False)
+    done = subprocess.run([*meter, *command], stdout=subprocess.PIPE, env={**os.environ, **ENVIRONMENT, **environment}, cwd=ROOT, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
     after = _others_cpu_seconds()

@@ -206,12 +206,11 @@ def slow_link(server: Sshd, round_trip_ms: float) -> Iterator[Sshd]:
 
 @contextlib.contextmanager
 def _running(command: list[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, cwd=measure.ROOT, stdout=stdout)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen(command, cwd=measure.ROOT, stdout=stdout) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def _wait_for(port: int) -> None:

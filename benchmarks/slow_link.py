@@ -22,7 +22,12 @@ async def serve(to_port: int, round_trip_ms: float) -> None:
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", to_port, limit=PIECE_BYTES)
-        await asyncio.gather(_one_way(reader, back, round_trip_ms / 2000), _one_way(there, writer, round_trip_ms / 2000))
+        try:
+            with contextlib.suppress(OSError):
+                await asyncio.gather(_one_way(reader, back, round_trip_ms / 2000), _one_way(there, writer, round_trip_ms / 2000))
+        finally:
+            writer.close()
+            back.close()
 
     server = await asyncio.start_server(relay, "127.0.0.1", 0, limit=PIECE_BYTES)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -46,6 +51,7 @@ async def _one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, s
             due, data = under_way.popleft()
             await asyncio.sleep(max(0.0, due - loop.time()))
             if not data:
+                writer.write_eof()
                 return
             writer.write(data)
             await writer.drain()
@@ -53,18 +59,16 @@ async def _one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, s
             went.set()
 
     sending = asyncio.create_task(send_on())
-    with contextlib.suppress(ConnectionError):
-        data = b"-"
-        while data and not sending.done():
-            while waiting > UNDER_WAY_BYTES:
-                went.clear()
-                await went.wait()
-            data = await reader.read(PIECE_BYTES)
-            waiting += len(data)
-            under_way.append((loop.time() + seconds, data))
-            came.set()
-        await sending
-    writer.close()
+    data = b"-"
+    while data and not sending.done():
+        while waiting > UNDER_WAY_BYTES:
+            went.clear()
+            await went.wait()
+        data = await reader.read(PIECE_BYTES)
+        waiting += len(data)
+        under_way.append((loop.time() + seconds, data))
+        came.set()
+    await sending
 
 
 def _no_delay(writer: asyncio.StreamWriter) -> None:

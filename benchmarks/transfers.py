@@ -93,7 +93,6 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, print, and keep the results."""
     asked = _parser().parse_args(arguments)
     scale = asked.scale or (QUICK if asked.quick else 1.0)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving by an exception stops the servers
     taken: dict[str, dict[str, list[measure.Run]]] = {}
     about: dict[str, Any] = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": measure.machine(), "versions": versions(), "runs": asked.runs, "scale": scale}
     for name in asked.case or CASES:
@@ -250,4 +249,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving by an exception stops the servers
     main(sys.argv[1:])
