@@ -130,7 +130,7 @@ class S3Store:
 
     def identity(self, path: str) -> str:
         """Endpoint, bucket and key."""
-        return f"s3 {self.client.meta.endpoint_url}/{self.options.bucket}/{self.key(path)}"
+        return f"s3 {self.client.meta.endpoint_url.rstrip('/').lower()}/{self.options.bucket}/{self.key(path)}"
 
     def is_folder(self, path: str) -> bool:
         """Whether any key lies below `path`."""
