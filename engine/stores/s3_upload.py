@@ -134,7 +134,10 @@ class S3Writer:
 
     def copy_from(self, source: FileSource, file: FileInfo, passing: Callable[[int], None]) -> bool:
         """Have the server copy an object of its own; not with `exists="fail"`, which a copy cannot promise."""
-        if not isinstance(source, type(self._store)) or not self._store.is_same_server(source) or self._condition or self.size or not file.size:
+        if not isinstance(source, type(self._store)):
+            return False
+        self._refuse_itself(source, file)
+        if not self._store.is_same_server(source) or self._condition or self.size or not file.size:
             return False
         with self._breaking():
             self._copy = ServerCopy(self._store, self._path, source, file, {_MARK: self._mark})
@@ -144,6 +147,16 @@ class S3Writer:
                 passing(file.size)
         self.size = file.size
         return True
+
+    def _refuse_itself(self, source: S3Store, file: FileInfo) -> None:
+        """A server has many addresses, and an ETag stays when the same bytes are written again: a move would then delete the only copy."""
+        if (source.options.bucket, source.key(file.path)) != (self._object["Bucket"], self._object["Key"]) or not self._replaces:
+            return
+        mine = self._store.stat(self._path)
+        if mine is None or mine.version != file.version or mine.modified is None or file.modified is None:
+            return
+        if int(mine.modified.timestamp()) == int(file.modified.timestamp()):  # a HEAD tells whole seconds
+            raise ConfigurationError(f"{self._url} is, by all signs, its own source under another address of the server; choose a different target")
 
     def finish(self) -> None:
         """Send the tail and wait for all parts. A small object waits for publication, as long as few such wait in this store."""

@@ -291,3 +291,15 @@ def test_a_server_by_another_name_is_the_same_place(s3_options: dict[str, Any], 
     with pytest.raises(ConfigurationError, match="written over itself"):
         transfer(mine, alias, Orders(delete_source=True))
     assert get(mine, "file") == b"x"
+
+
+@pytest.mark.parametrize("size", [0, 5, 26 * MIB])
+@pytest.mark.parametrize("address", ["http://localhost:{port}", "http://127.0.0.1:{port}/"])
+def test_an_object_is_not_moved_onto_itself_by_another_address_of_the_server(s3_options: dict[str, Any], size: int, address: str) -> None:
+    source = of(s3_options)
+    put(source, "file", bytes(size))
+    port = s3_options["endpoint_url"].rpartition(":")[2]
+    target = of({**s3_options, "endpoint_url": address.format(port=port)})
+    with pytest.raises(FerryError, match="its own source|over itself"):
+        transfer(source, target, Orders(delete_source=True))
+    assert get(source, "file") == bytes(size)
