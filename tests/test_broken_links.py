@@ -94,20 +94,13 @@ def link(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Link]:
         yield Link(came, goes, proxy, *ends, data)
 
 
-def known_defect(request: pytest.FixtureRequest, link: Link, kind: str) -> None:
-    """A server that sees a request end early says 499 (ClientDisconnected) or 400 (IncompleteBody), which `s3_errors` takes for a refusal."""
-    if kind == "truncate" and isinstance(link.goes, S3Place):
-        request.applymarker(pytest.mark.xfail(reason="an answer 499 or IncompleteBody is not taken as transient", strict=False))
-
-
 def direction(link: Link) -> Any:
     """The one in which the file goes."""
     return "down" if isinstance(link.goes, FolderPlace) else "up"
 
 
 @pytest.mark.parametrize("kind", ["reset", "truncate"])
-def test_a_link_that_breaks_each_time_fails_the_file_and_leaves_nothing(request: pytest.FixtureRequest, link: Link, kind: Any) -> None:
-    known_defect(request, link, kind)
+def test_a_link_that_breaks_each_time_fails_the_file_and_leaves_nothing(link: Link, kind: Any) -> None:
     link.proxy.arm(Fault(kind, direction(link), CUT))
     error = link.failure()
     assert link.proxy.hits >= 3, "one file is tried three times"
@@ -121,8 +114,7 @@ def test_a_link_that_breaks_each_time_fails_the_file_and_leaves_nothing(request:
 
 
 @pytest.mark.parametrize("kind", ["reset", "truncate"])
-def test_a_link_that_breaks_once_is_survived(request: pytest.FixtureRequest, link: Link, kind: Any) -> None:
-    known_defect(request, link, kind)
+def test_a_link_that_breaks_once_is_survived(link: Link, kind: Any) -> None:
     link.proxy.arm(Fault(kind, direction(link), CUT, times=1))
     result = link.run()
     assert link.proxy.hits == 1

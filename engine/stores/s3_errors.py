@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Failure = BotoCoreError | ClientError
 FAILURES = (BotoCoreError, ClientError)
-_TRANSIENT = {"SlowDown", "RequestTimeout", "ConditionalRequestConflict"}
+_TRANSIENT = {"SlowDown", "RequestTimeout", "ConditionalRequestConflict", "IncompleteBody", "ClientDisconnected"}
 _OPTIONS_ERRORS = (NoCredentialsError, PartialCredentialsError, ParamValidationError)
 
 
