@@ -452,3 +452,20 @@ def test_a_spooled_size_that_differs_is_not_sent(server: Endpoint, spool: Path) 
         writer.write(b"x")
     assert server.begun == []
     assert list(spool.iterdir()) == []
+
+
+@pytest.mark.parametrize("multipart", MULTIPART)
+def test_an_empty_file_that_met_no_server_is_not_in_doubt(multipart: bool) -> None:
+    to = RestDestination(RestOptions.parse({"url": "http://127.0.0.1:1/upload", "use_multipart": multipart}, where="test"))
+    with pytest.raises(ConnectionFailed, match="cannot reach"):
+        send(to, b"")
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "ends \n", "名前"])
+@pytest.mark.parametrize("options", [{"auth_type": "bearer_token"}, {"auth_type": "api_key"}, {}])
+def test_secrets_that_no_header_can_carry_are_refused_before_anything_is_sent(options: dict[str, Any], value: str) -> None:
+    key = {"bearer_token": "token", "api_key": "api_key"}.get(options.get("auth_type", ""))
+    given = {key: value} if key else {"headers": {"X-More": value}}
+    with pytest.raises(ConfigurationError, match="no header can carry") as refused:
+        RestOptions.parse({"url": "http://127.0.0.1:1/upload", **options, **given}, where="test")
+    assert value not in str(refused.value)
