@@ -11,8 +11,8 @@ from engine.errors import ConnectionFailed, LeaseLost, TransferFailed
 from engine.routes.delivery import Delivery, NullJournal
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
-from engine.stores.s3 import S3Options, S3Store
 from engine.stores.rest import RestDestination, RestOptions
+from engine.stores.s3 import S3Options, S3Store
 from engine.stores.spool import Spooled
 from tests.stores import proxy as faults
 from tests.stores.rest_server import endpoint

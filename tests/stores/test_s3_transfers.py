@@ -220,6 +220,6 @@ def test_an_object_is_not_moved_onto_itself_by_another_address_of_the_server(s3_
     put(source, "file", bytes(size))
     port = s3_options["endpoint_url"].rpartition(":")[2]
     target = of({**s3_options, "endpoint_url": address.format(port=port)})
-    with pytest.raises(FerryError, match="its own source|over itself"):
+    with pytest.raises(FerryError, match=r"its own source|over itself"):
         transfer(source, target, Orders(delete_source=True))
     assert get(source, "file") == bytes(size)
