@@ -53,7 +53,15 @@ def end(place: str | os.PathLike[str]) -> End:
         return End(registry.REST, {"url": text}, "", is_folder=True)
     if scheme not in {"", "file"}:
         raise ConfigurationError(f"{text!r}: {scheme}:// is not known; a place is {_FORMS}")
-    return _folder(unquote(urlsplit(text).path) if scheme else text)
+    return _folder(_file(text) if scheme else text)
+
+
+def _file(text: str) -> str:
+    """The path of `file:///path`; `?` and `#` are characters of a name here."""
+    host, slash, path = text.partition("://")[2].partition("/")
+    if host not in {"", "localhost"} or not slash:
+        raise ConfigurationError(f"{text!r} names a host, {host!r}; a file on this machine is file:///absolute/path")
+    return unquote(f"/{path}")
 
 
 def _s3(text: str) -> End:

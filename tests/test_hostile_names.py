@@ -134,3 +134,25 @@ def test_files_that_would_take_each_others_place_at_an_endpoint_are_refused(tmp_
         assert server.taken == []
         assert engine.transfer(f"{tmp_path}/", server.url, pattern="**/*").ingested == 2  # each POST is a file of its own
     assert (tmp_path / "a/x.csv").exists()
+
+
+def test_a_name_in_a_folder_that_no_store_takes_fails_by_itself(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "good.csv").write_text("x")
+    (source / "back\\slash.csv").write_text("y")
+    (source / "loop").symlink_to("loop")
+    with pytest.raises(PartlyFailed) as failed:
+        engine.transfer(source, tmp_path / "out")
+    assert failed.value.result is not None
+    assert {file.state for file in failed.value.result.files} == {"written", "failed"}
+    assert any("in a circle" in note for note in failed.value.result.notes)
+    assert [one.name for one in (tmp_path / "out").iterdir()] == ["good.csv"]
+
+
+def test_file_urls_name_this_machine_and_every_character_counts(tmp_path: Path) -> None:
+    (tmp_path / "a#b?c d.csv").write_text("x")
+    result = engine.transfer(f"file://{tmp_path}/a#b?c%20d.csv", tmp_path / "out/")
+    assert result.files[0].bytes == 1
+    with pytest.raises(ConfigurationError, match="names a host, 'elsewhere'"):
+        engine.transfer("file://elsewhere/data", tmp_path)

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Self
 
 from engine import workers
-from engine.errors import FerryError, OutcomeUnknown
+from engine.errors import FerryError, LeaseLost, OutcomeUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,14 +98,26 @@ class Delivery:
             path, block = self._unpublished[0]
             self._journal.record(path, "publishing")
             self._unpublished.pop(0)
-            try:
-                block.__exit__(None, None, None)
-            except OutcomeUnknown:
-                self._journal.record(path, "ambiguous")
-                raise
+            self._leave(path, block)
             receipt = self.writers[number].receipt
             self._journal.record(path, "replaced" if receipt.replaced else "written", receipt=receipt, rows=self.rows[number])
         self.delivered = True
+
+    def _leave(self, path: str, block: AbstractContextManager[FileWriter]) -> None:
+        """Publish one; a clear refusal is noted, so that nobody takes it for an outcome that is not known."""
+        remarks = len(self._destination.notes)
+        try:
+            block.__exit__(None, None, None)
+        except OutcomeUnknown:
+            self._journal.record(path, "ambiguous")
+            raise
+        except LeaseLost:
+            raise
+        except FerryError:
+            if len(self._destination.notes) == remarks:  # else something may remain
+                with contextlib.suppress(FerryError):
+                    self._journal.record(path, "discarded")
+            raise
 
     def _discard(self, error: BaseException) -> None:
         """Remove every file that is not published, whatever goes wrong with one of them. What is not noted is looked for later, and not found."""

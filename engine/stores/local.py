@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -96,7 +97,9 @@ class LocalStore:
 
     def stat(self, path: str) -> File | None:
         """The regular file at `path`, or None."""
-        place = self._place(path)
+        return self._look(path, self._place(path))
+
+    def _look(self, path: str, place: str) -> File | None:
         self._check_links(place)
         try:
             return self._describe(path, os.stat(place))  # noqa: PTH116 - as above
@@ -112,7 +115,8 @@ class LocalStore:
         deep = "/" in pattern[len(start) :]
         found_paths = self._walk(f"{self._root}/{start}".rstrip("/") or "/", start, deep=deep)
         for path in sorted(found_paths, key=paths.in_order) if ordered else found_paths:
-            if wanted.fullmatch(path) and (found := self.stat(path)) is not None:
+            # A name that no store takes is listed all the same: it is refused by itself, and keeps no other file from its way.
+            if wanted.fullmatch(path) and (found := self._look(path, f"{self._root}/{path}")) is not None:
                 yield found
 
     @contextlib.contextmanager
@@ -262,7 +266,17 @@ class LocalStore:
                     yield from self._walk(f"{folder}/{entry.name}", f"{prefix}{entry.name}/", deep=deep)
             elif is_temporary(entry.name):
                 continue
+            elif entry.is_symlink() and _is_circle(entry.path):
+                self.notes.append(f"{entry.path} is a link that leads in a circle, and is left out")
             elif entry.is_symlink() and not self._is_inside(os.path.realpath(entry.path)):
                 self.notes.append(f"{entry.path} is a link that leads out of {self._root}, and is left out")
             else:
                 yield prefix + entry.name
+
+
+def _is_circle(link: str) -> bool:
+    try:
+        os.stat(link)  # noqa: PTH116 - as above
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False

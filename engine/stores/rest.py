@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from requests_toolbelt import MultipartEncoder
+from urllib3.exceptions import NewConnectionError
 
 from engine import paths
 from engine.addresses import is_loopback
@@ -45,6 +46,7 @@ _TRY_AGAIN = frozenset({408, 429})
 _OURS = frozenset({"content-length", "content-type", "transfer-encoding", "host", "authorization", "idempotency-key", "expect", "connection"})
 _NEEDED = {"bearer_token": ("token",), "api_key": ("api_key",), "basic": ("username", "password"), "none": ()}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_HEADER_VALUE = re.compile(r"|[\x21-\x7e\xa1-\xff]([\x20-\x7e\xa1-\xff]*[\x21-\x7e\xa1-\xff])?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _log = logging.getLogger("engine")
 
@@ -118,11 +120,14 @@ class RestOptions(Options):
         unused = [key for key in ("token", "api_key", "password") if getattr(self, key) is not None and key not in _NEEDED[self.auth_type]]
         if unused:
             raise ValueError(f"'{unused[0]}' is given, and 'auth_type' {self.auth_type} does not use it")
+        for key in ("token", "api_key"):
+            if (secret := getattr(self, key)) is not None and not _HEADER_VALUE.fullmatch(secret.get_secret_value()):
+                raise ValueError(f"{key!r} holds what no header can carry (a line break, a space at an end, or a character beyond Latin-1)")
         for name, value in self.headers.items():
             if not _TOKEN.fullmatch(name) or name.lower() in _OURS:
                 raise ValueError(f"'headers': {name!r} is set by ferry itself, or is no name of a header")
-            if _CONTROL.search(value.get_secret_value()):
-                raise ValueError(f"'headers': the value of {name!r} holds control characters")
+            if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+                raise ValueError(f"'headers': the value of {name!r} holds control characters, or others that no header can carry")
         if self.ca_bundle is not None and not os.path.isfile(self.ca_bundle):  # noqa: PTH113 - text of a configuration
             raise ValueError("'ca_bundle' is no file")
         return self
@@ -199,7 +204,7 @@ class RestDestination:
                     return Receipt(body.size, body.sha256, "accepted", reported=_reported(response))
                 self._refused(response, what)
         except requests.RequestException as error:
-            if body.is_committed and not self.may_repeat:
+            if body.is_committed and not self.may_repeat and not _is_unsent(error):
                 raise OutcomeUnknown(f"{what}: the whole file was sent, and no answer came ({type(error).__name__}); it may have been taken or not") from None
             raise self._unreached(error, path) from None
 
@@ -299,6 +304,12 @@ class RestDestination:
 
 def _filled(text: str, name: str) -> str:
     return text.replace("{name}", name)
+
+
+def _is_unsent(error: requests.RequestException) -> bool:
+    """Whether there was no connection to send anything on: the body of an empty file counts as sent from the beginning."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(reason, NewConnectionError)
 
 
 def _reported(response: requests.Response) -> dict[str, str]:

@@ -11,8 +11,11 @@ from engine.errors import ConnectionFailed, LeaseLost, TransferFailed
 from engine.routes.delivery import Delivery, NullJournal
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
+from engine.stores.rest import RestDestination, RestOptions
 from engine.stores.s3 import S3Options, S3Store
+from engine.stores.spool import Spooled
 from tests.stores import proxy as faults
+from tests.stores.rest_server import endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,3 +180,14 @@ def test_an_upload_that_remains_is_not_noted_as_discarded(s3_options: dict[str, 
         store.client.close()
     assert notes.told == [("x", "writing")]
     assert ["unfinished multipart upload" in note for note in store.notes] == [True]
+
+
+def test_a_clear_refusal_while_publishing_is_no_outcome_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FERRY_SPOOL_DIR", str(tmp_path / "spool"))
+    notes = Notes()
+    with endpoint() as server:
+        server.answers = [(400, {})]
+        store = Spooled(RestDestination(RestOptions.parse({"url": f"{server.url}/upload"}, where="test")))
+        with pytest.raises(TransferFailed, match="400"):
+            deliver(store, notes, "x.csv")
+    assert notes.told == [("x.csv", "writing"), ("x.csv", "publishing"), ("x.csv", "discarded")]

@@ -406,8 +406,8 @@ def test_what_is_written_is_spooled_privately_and_sent_at_the_end(server: Endpoi
 def test_a_spooled_file_is_sent_again_from_its_beginning(server: Endpoint, spool: Path) -> None:
     server.answers = ["reset", (503, {})]
     with Spooled(destination(server)).open_write("labs.csv") as writer:
-        writer.write(b"x" * 3_000_000)
-    assert server.taken[0].parts["file"][2] == b"x" * 3_000_000
+        writer.write(b"x" * 30_000_000)
+    assert server.taken[0].parts["file"][2] == b"x" * 30_000_000
     assert list(spool.iterdir()) == []
 
 
@@ -452,3 +452,20 @@ def test_a_spooled_size_that_differs_is_not_sent(server: Endpoint, spool: Path) 
         writer.write(b"x")
     assert server.begun == []
     assert list(spool.iterdir()) == []
+
+
+@pytest.mark.parametrize("multipart", MULTIPART)
+def test_an_empty_file_that_met_no_server_is_not_in_doubt(multipart: bool) -> None:
+    to = RestDestination(RestOptions.parse({"url": "http://127.0.0.1:1/upload", "use_multipart": multipart}, where="test"))
+    with pytest.raises(ConnectionFailed, match="cannot reach"):
+        send(to, b"")
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "ends \n", "名前"])
+@pytest.mark.parametrize("options", [{"auth_type": "bearer_token"}, {"auth_type": "api_key"}, {}])
+def test_secrets_that_no_header_can_carry_are_refused_before_anything_is_sent(options: dict[str, Any], value: str) -> None:
+    key = {"bearer_token": "token", "api_key": "api_key"}.get(options.get("auth_type", ""))
+    given = {key: value} if key else {"headers": {"X-More": value}}
+    with pytest.raises(ConfigurationError, match="no header can carry") as refused:
+        RestOptions.parse({"url": "http://127.0.0.1:1/upload", **options, **given}, where="test")
+    assert value not in str(refused.value)
