@@ -95,14 +95,16 @@ def _checked_transfer(connector_id: int, job: jobs.TransferJob, *, offline: bool
         return Checked(connector_id, None, f"would {verb} {ways} (neither end was tried)", (*job.notes, *job.source.notes, *job.store.notes))
     problems: dict[str, FerryError] = {}
     with contextlib.closing(job.source), contextlib.closing(job.store):
-        with _noted(problems, "source"):
-            files = workers.call(lambda: list(job.source.list(pattern)))
         with _noted(problems, "destination"):
             workers.call(lambda: job.store.probe("ferry-probe"))
+        with _noted(problems, "source"):
+            steps = workers.call(job.plan)
     if problems:
         return _refused(connector_id, problems)
-    count = f"{len(files):,} file{'' if len(files) == 1 else 's'}, {human_bytes(sum(file.size for file in files))}"
-    return Checked(connector_id, None, f"would {verb} {ways}: {count} by now", (*job.notes, *job.source.notes, *job.store.notes))
+    refused = [step.result for step in steps if step.result.state == "failed"]
+    count = f"{len(steps):,} file{'' if len(steps) == 1 else 's'}, {human_bytes(sum(step.file.size for step in steps))}"
+    notes = (*job.notes, *dict.fromkeys((*job.source.notes, *job.store.notes)), *(str(file) for file in refused[:3]))
+    return Checked(connector_id, None, f"would {verb} {ways}: {count} by now, without regard to what was delivered before", notes)
 
 
 def _root(end: FileStore | SendsBody) -> str:

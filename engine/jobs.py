@@ -16,7 +16,8 @@ from engine.protocols import SendsBody
 from engine.results import Verification  # noqa: TC001 - pydantic reads the annotation
 from engine.routes import export as route
 from engine.routes import transfer as transfer_route
-from engine.routes.transfer_plan import FILES_IN_FLIGHT, Orders
+from engine.routes.delivery import NullJournal
+from engine.routes.transfer_plan import FILES_IN_FLIGHT, Orders, plan
 from engine.stores.spool import Spooled
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from engine.protocols import FileSource, Format, Journal, RowSource
     from engine.registry import PinnedKeys
     from engine.results import Progress, RunResult
-    from engine.routes.transfer_plan import Store
+    from engine.routes.transfer_plan import Step, Store
 
 _SUFFIXES = {
     ".csv": ("csv", "none"),
@@ -101,6 +102,10 @@ class TransferJob:
         with contextlib.closing(self.source), contextlib.closing(self.store):
             result = transfer_route.transfer(self.source, self.store, self.orders, journal=journal, on_progress=on_progress)
         return replace(result, notes=(*self.notes, *result.notes))
+
+    def plan(self) -> list[Step]:
+        """What it would do by now, without regard to earlier runs. Blocking."""
+        return plan(self.source, self.store, self.orders, NullJournal())
 
 
 Job = ExportJob | TransferJob

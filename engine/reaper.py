@@ -116,13 +116,15 @@ class _Sweep:
     def _sweep_file(self, store: Store, file: Row, kind: str) -> None:
         """A folder may be another machine's own, and a spool is: what is not found there is left to that machine.
 
-        A temporary file or part upload that is found was not published; a spool file that is found may have been sent.
+        A part upload that is found was not published. A spool file that is found may have been sent; and a temporary file may stand beside the final one, which was
+        linked from it (`if_exists: fail`): the next run compares.
         """
         is_elsewhere = kind in {registry.FOLDER, registry.REST} and bool(file["leftover"]) and file["host"] != socket.gethostname()
         found = store.sweep(file["path"], file["leftover"] or "")
         self.removed += found
         if found or not is_elsewhere:
-            leases.mark_swept(self._control, file, "ambiguous" if file["state"] == "publishing" and not (found and kind != registry.REST) else "swept")
+            was_not_published = found and (kind == registry.S3 or (kind != registry.REST and file["source_path"] is None))
+            leases.mark_swept(self._control, file, "ambiguous" if file["state"] == "publishing" and not was_not_published else "swept")
         elif file["is_outlived"]:  # a container's name, perhaps: it may never come back
             self._leave(file, f"it was run on {file['host']}, and has delivered since from elsewhere")
 

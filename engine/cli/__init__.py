@@ -5,8 +5,10 @@ Exit codes: 0 success, 1 failure, 2 usage or configuration, 130 Ctrl-C, 143 SIGT
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import typer
@@ -72,6 +74,8 @@ def main() -> None:
     except (FerryError, Interrupted) as error:
         text = _stopped(error) if isinstance(error, Interrupted) else str(error)
         _report(text, with_frames=debug and not heard.told_error)
+        if isinstance(error, Interrupted):
+            _leave_now(error.exit_code)
         sys.exit(error.exit_code)
     except TyperException as error:
         if error.format_message().startswith("Usage:"):  # a group without a command shows its help
@@ -96,6 +100,14 @@ def _stopped(stop: Interrupted) -> str:
     files = partly(stop)
     before = f"{files:,} file{'' if files == 1 else 's'} had been delivered, " if files else ""
     return f"{stop}; {before}what was not finished was removed"
+
+
+def _leave_now(code: int) -> None:
+    """Wait for no thread that waits for a server: Python would join it at the end, and the first Ctrl-C is the only one that is heard."""
+    if any(thread.name.startswith("ferry-") and not thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _report(message: str, *, with_frames: bool) -> None:

@@ -327,11 +327,11 @@ def unfinished_files(control: ControlDatabase) -> list[Row]:
     """Ledger rows of runs that are over which say that a file was being written.
 
     Returns:
-        `connector_id, token, path, url, host, state, leftover, changed_at`; `is_orphan`: the connector is not there any more; `is_outlived`: a later run
+        `connector_id, token, path, url, host, state, leftover, source_path, changed_at`; `is_orphan`: the connector is not there any more; `is_outlived`: a later run
         of it has delivered.
     """
     statement = """
-        SELECT f.connector_id, f.token, f.path, f.url, f.host, f.state, f.leftover, f.changed_at,
+        SELECT f.connector_id, f.token, f.path, f.url, f.host, f.state, f.leftover, f.source_path, f.changed_at,
             NOT EXISTS (SELECT FROM cai_connectors c WHERE c.id = f.connector_id) AS is_orphan,
             EXISTS (SELECT FROM ferry_files n WHERE n.connector_id = f.connector_id AND n.token > f.token AND n.state IN ('written', 'replaced')) AS is_outlived
         FROM ferry_files f

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = MIB
 ATTEMPTS = 3
+GIVE_UP_SECONDS = 10.0
 PAUSE_SECONDS = 0.5
 """Before the second attempt at a file; doubled for each further one, with jitter."""
 LARGE_BYTES = 32 * MIB
@@ -120,7 +121,9 @@ class _Moves:
         total_bytes, total_files = sum(step.file.size for step in steps if step.todo == "send"), sum(step.todo != "none" for step in steps)
         under_way: dict[Future[FileResult], tuple[int, int]] = {}
         done = 0
-        with ThreadPoolExecutor(self._orders.files_in_flight, thread_name_prefix="ferry-file") as pool:
+        pool = ThreadPoolExecutor(self._orders.files_in_flight, thread_name_prefix="ferry-file")
+        with contextlib.ExitStack() as stack:
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             try:
                 upcoming = next(waiting, None)
                 while upcoming or under_way:
@@ -137,8 +140,8 @@ class _Moves:
                         on_progress(Progress(0, self._bytes, done, total_bytes=total_bytes, total_files=total_files))
             except BaseException as stop:
                 self._stopped.set()
-                concurrent.futures.wait(under_way)
-                results += [one.result() for one in under_way if one.exception() is None]
+                concurrent.futures.wait(under_way, timeout=GIVE_UP_SECONDS)  # a server that does not answer is not waited for: what it leaves is in the ledger
+                results += [one.result() for one in under_way if one.done() and not one.cancelled() and one.exception() is None]
                 note_partly(stop, sum(result.state in DELIVERED for result in results))
                 raise
         return results
@@ -300,16 +303,14 @@ class _Moves:
         standing = destination.stat(step.target)
         if standing is None or standing.size != step.file.size:
             return False
-        with self._source.open_read(step.file) as mine, destination.open_read(standing) as theirs:
-            return _hash(mine) == _hash(theirs)
+        with self._reading(step.file) as mine, destination.open_read(standing) as theirs:
+            return _hash(mine) == _hash(cast("BinaryIO", _Watched(theirs, self._passing)))
 
     def _found(self, step: Step) -> FileResult:
-        """An earlier run delivered the file and did not come to delete its source."""
-        if self._store is not None:
-            standing = self._store.stat(step.target)
-            if standing is None or standing.size != step.file.size:
-                gone = "does not stand there any more" if standing is None else "stands there with another size"
-                raise TransferFailed(f"an earlier run delivered it to {step.result.path}, and it {gone}: its source is kept (--redeliver sends it again)")
+        """An earlier run delivered the file and did not come to delete its source: what stands there is compared with it first."""
+        if self._store is not None and not self._stands_already(step):
+            gone = "does not stand there any more, or has other bytes"
+            raise TransferFailed(f"an earlier run delivered it to {step.result.path}, and it {gone}: its source is kept (--redeliver sends it again)")
         return replace(step.result, state="written", bytes=step.file.size)
 
     def _remove_source(self, step: Step, result: FileResult) -> FileResult:

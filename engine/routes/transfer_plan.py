@@ -128,7 +128,7 @@ class Unmatched:
         """What there is to say, as far as it is known by now. Blocking, for a moment."""
         try:
             count = self._counting.result(timeout=COUNTING_SECONDS)
-        except (FerryError, TimeoutError):
+        except Exception:  # noqa: BLE001 - a remark that cannot be made is no reason to fail what was moved
             return ()
         many = f"more than {MOST_COUNTED:,}" if count > MOST_COUNTED else f"{count:,}"
         return (f"{many} file{'' if count == 1 else 's'} in subfolders did not match {self._orders.pattern!r} ('**/*' takes all)",) if count else ()

@@ -25,7 +25,7 @@ from urllib3.exceptions import NewConnectionError
 
 from engine import paths
 from engine.addresses import is_loopback
-from engine.errors import ConfigurationError, ConnectionFailed, FerryError, OutcomeUnknown, TransferFailed
+from engine.errors import ConfigurationError, ConnectionFailed, FerryError, FileChanged, LeaseLost, OutcomeUnknown, TransferFailed
 from engine.options import Options, Secret
 from engine.results import Receipt
 from engine.stores.rest_body import FileBody
@@ -179,6 +179,8 @@ class RestDestination:
             body = FileBody(open_body, size, on_commit, self.url(path))
             try:
                 return self._sent(path, body, key)
+            except (FileChanged, LeaseLost):
+                raise
             except FerryError as error:
                 if not error.transient or number == REQUESTS_PER_FILE:
                     raise
