@@ -23,7 +23,7 @@ from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, LeaseLost, OutcomeUnknown, TransferFailed
 from engine.options import Options, Secret
 from engine.results import Receipt
-from engine.stores.rest_body import FileBody, Frame, form
+from engine.stores.rest_body import FileBody, Frame, SourceFailedError, form
 from engine.stores.rest_connection import never_connected, session, trust
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 _TRY_AGAIN = frozenset({408, 429})
 _OURS = frozenset({"content-length", "content-type", "transfer-encoding", "host", "idempotency-key", "expect", "connection"})
 _NEEDED = {"bearer_token": ("token",), "api_key": ("api_key",), "basic": ("username", "password"), "none": ()}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
@@ -109,7 +109,7 @@ class RestOptions(Options):
 
     other_routes: ClassVar[frozenset[str]] = frozenset({"file_pattern"})
 
-    url: Annotated[str, AfterValidator(_address)]
+    url: Annotated[str, Field(repr=False), AfterValidator(_address)]  # its query may hold a key
     method: Annotated[Literal["POST", "PUT", "PATCH"], BeforeValidator(_upper)] = "POST"
     auth_type: Literal["bearer_token", "api_key", "basic", "none"] = "none"
     token: Secret | None = None
@@ -231,9 +231,9 @@ class RestDestination:
                         raise TransferFailed(f"{what}: the server answered {response.status_code} before it had the whole file", transient=True)
                     return Receipt(body.size, body.sha256, "accepted", reported=_reported(response))
                 self._refused(response, what)
+        except SourceFailedError as failure:
+            raise failure.reason from None
         except requests.RequestException as error:
-            if body.failure is not None:
-                raise body.failure from None
             if body.is_complete and (body.is_begun or not never_connected(error)):
                 raise OutcomeUnknown(f"{what}: the whole file was sent, and no answer came ({type(error).__name__}); it may have been taken or not") from None
             raise self._unreached(error, path, is_begun=body.is_begun) from None

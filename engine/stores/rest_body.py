@@ -45,6 +45,18 @@ def form(fields: Iterable[tuple[str, str]], file_field: str, name: str, content_
     return Frame(f"multipart/form-data; boundary={boundary}", "".join(parts).encode(), f"\r\n--{boundary}--\r\n".encode())
 
 
+class SourceFailedError(Exception):
+    """Reading a body failed: no kind that a library would take for its connection's.
+
+    Attributes:
+        reason: What was raised.
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__()
+        self.reason = reason
+
+
 def _quoted(name: str) -> str:
     return name.translate(_QUOTED)
 
@@ -63,17 +75,15 @@ class FileBody:
         size: Of the file.
         len: Bytes of the body that are left, as requests asks for it.
         is_begun: Whether any byte was asked for: the connection stood.
-        failure: What reading raised: the request ended for this, whatever the library made of it.
 
     Raises:
-        IntegrityError: On reading, when the source gives more or fewer bytes than `size`: the request never completes then.
+        SourceFailedError: On reading, also for a source that gives more or fewer bytes than `size` (`IntegrityError`): the request never completes then.
     """
 
     def __init__(self, open_body: Callable[[], AbstractContextManager[BinaryIO]], size: int, on_commit: Callable[[], None], name: str, frame: Frame) -> None:
         self.size = size
         self.len = len(frame.head) + size + len(frame.tail)
         self.is_begun = False
-        self.failure: BaseException | None = None
         self._is_committed = False
         self._open_body = open_body
         self._on_commit = on_commit
@@ -109,9 +119,8 @@ class FileBody:
         try:
             while not self._piece and self.len:
                 self._piece = memoryview(next(self._pieces))
-        except BaseException as error:
-            self.failure = error
-            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the route says what becomes of it
+            raise SourceFailedError(error) from None
         taken = bytes(self._piece if size < 0 else self._piece[:size])
         self._piece = self._piece[len(taken) :]
         self.len -= len(taken)
