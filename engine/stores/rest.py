@@ -5,32 +5,29 @@ A request that repeats itself may deliver twice, one that does not may lose: `id
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import re
-import sys
+import threading
 import time
-import warnings
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import requests
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
-from requests_toolbelt import MultipartEncoder
-from urllib3.exceptions import NewConnectionError
 
 from engine import paths
 from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, FileChanged, LeaseLost, OutcomeUnknown, TransferFailed
 from engine.options import Options, Secret
 from engine.results import Receipt
-from engine.stores.rest_body import FileBody
+from engine.stores.rest_body import FileBody, Frame, SourceFailedError, form
+from engine.stores.rest_connection import never_connected, session, trust
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
     from contextlib import AbstractContextManager
     from typing import BinaryIO, Self
@@ -39,16 +36,13 @@ REQUESTS_PER_FILE = 3
 PAUSE_SECONDS = 1.0
 """Before the second request; doubled for the third, with jitter. `Retry-After` wins, up to `LONGEST_PAUSE_SECONDS`."""
 LONGEST_PAUSE_SECONDS = 60.0
-CONNECT_SECONDS = 10.0
-_BLOCK_BYTES = 256 << 10
-_SHOWN_BYTES = 2000
 _TRY_AGAIN = frozenset({408, 429})
-_OURS = frozenset({"content-length", "content-type", "transfer-encoding", "host", "authorization", "idempotency-key", "expect", "connection"})
+_OURS = frozenset({"content-length", "content-type", "transfer-encoding", "host", "idempotency-key", "expect", "connection"})
 _NEEDED = {"bearer_token": ("token",), "api_key": ("api_key",), "basic": ("username", "password"), "none": ()}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_HEADER_VALUE = re.compile(r"|[\x21-\x7e\xa1-\xff]([\x20-\x7e\xa1-\xff]*[\x21-\x7e\xa1-\xff])?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_log = logging.getLogger("engine")
+_NUMBER = re.compile(r"[0-9]{1,15}")
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
 
 
 def _address(value: str) -> str:
@@ -61,12 +55,34 @@ def _address(value: str) -> str:
         raise ValueError("should be a URL such as https://host/upload")
     if url.username is not None or url.password is not None:
         raise ValueError("holds a user name; use auth_type basic with username and password")
+    if "{" in url.netloc:
+        raise ValueError("holds {name} in its host; a file's name does not choose who gets the file")
+    try:
+        requests.PreparedRequest().prepare_url(value, None)
+    except requests.RequestException:
+        raise ValueError("should be a URL such as https://host/upload") from None
     return value
 
 
 def _header_name(value: str) -> str:
-    if not _TOKEN.fullmatch(value):
-        raise ValueError("is no name of a header")
+    if not _TOKEN.fullmatch(value) or value.lower() in _OURS:
+        raise ValueError("is set by ferry itself, or is no name of a header")
+    return value
+
+
+def _header_value(value: str) -> str:
+    if _CONTROL.search(value):
+        raise ValueError("holds control characters, such as a line's end")
+    if not value.isascii() or value != value.strip():
+        raise ValueError("holds what no header can: spaces around it, or more than ASCII")
+    return value
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8") from None
     return value
 
 
@@ -86,14 +102,14 @@ class RestOptions(Options):
         content_type: Of the file.
         headers: More headers; their values are secrets.
         idempotent: The endpoint takes a repeated POST or PATCH with the same `Idempotency-Key` for one.
-        timeout: Seconds without any sign of the server.
+        timeout: Seconds without any sign of the server: to connect, to take more of the file, to answer.
         verify_tls: Check the server's certificate.
         ca_bundle: A file of certificates to trust instead of the usual ones.
     """
 
     other_routes: ClassVar[frozenset[str]] = frozenset({"file_pattern"})
 
-    url: Annotated[str, AfterValidator(_address)]
+    url: Annotated[str, Field(repr=False), AfterValidator(_address)]  # its query may hold a key
     method: Annotated[Literal["POST", "PUT", "PATCH"], BeforeValidator(_upper)] = "POST"
     auth_type: Literal["bearer_token", "api_key", "basic", "none"] = "none"
     token: Secret | None = None
@@ -102,9 +118,9 @@ class RestOptions(Options):
     username: str | None = None
     password: Secret | None = None
     use_multipart: bool = True
-    file_field_name: Annotated[str, Field(min_length=1)] = "file"
-    additional_fields: dict[str, str] = Field(default_factory=dict)
-    content_type: str = "application/octet-stream"
+    file_field_name: Annotated[str, Field(min_length=1), AfterValidator(_text)] = "file"
+    additional_fields: dict[Annotated[str, AfterValidator(_text)], Annotated[str, AfterValidator(_text)]] = Field(default_factory=dict)
+    content_type: Annotated[str, Field(min_length=1), AfterValidator(_header_value)] = "application/octet-stream"
     headers: dict[str, Secret] = Field(default_factory=dict)
     idempotent: bool = False
     timeout: Annotated[float, Field(gt=0)] = 60.0
@@ -120,32 +136,32 @@ class RestOptions(Options):
         unused = [key for key in ("token", "api_key", "password") if getattr(self, key) is not None and key not in _NEEDED[self.auth_type]]
         if unused:
             raise ValueError(f"'{unused[0]}' is given, and 'auth_type' {self.auth_type} does not use it")
-        for key in ("token", "api_key"):
-            if (secret := getattr(self, key)) is not None and not _HEADER_VALUE.fullmatch(secret.get_secret_value()):
-                raise ValueError(f"{key!r} holds what no header can carry (a line break, a space at an end, or a character beyond Latin-1)")
         for name, value in self.headers.items():
-            if not _TOKEN.fullmatch(name) or name.lower() in _OURS:
-                raise ValueError(f"'headers': {name!r} is set by ferry itself, or is no name of a header")
-            if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
-                raise ValueError(f"'headers': the value of {name!r} holds control characters, or others that no header can carry")
+            _named(f"'headers': {name!r}", _header_name, name)
+            _named(f"'headers': the value of {name!r}", _header_value, value.get_secret_value())
+        if self.auth_type in {"bearer_token", "basic"} and "authorization" in {name.lower() for name in self.headers}:
+            raise ValueError(f"'headers': 'Authorization' is set by 'auth_type' {self.auth_type}")
+        for key in ("token", "api_key"):
+            if (secret := getattr(self, key)) is not None:
+                _named(f"'{key}'", _header_value, secret.get_secret_value())
         if self.ca_bundle is not None and not os.path.isfile(self.ca_bundle):  # noqa: PTH113 - text of a configuration
             raise ValueError("'ca_bundle' is no file")
         return self
 
 
-class _Adapter(HTTPAdapter):
-    """Sends bodies in larger pieces than the usual 16 KiB."""
-
-    def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
-        super().init_poolmanager(*arguments, **more, blocksize=_BLOCK_BYTES)
-
-
 class RestDestination:
-    """An endpoint that takes files (`SendsBody`). Each request has a connection of its own: on an old one nobody could tell whether it arrived."""
+    """An endpoint that takes files (`SendsBody`). Each request has a connection of its own: on an old one nobody could tell whether it arrived.
+
+    Attributes:
+        may_repeat: Whether a file that may have been taken can be sent again.
+        stop: Set by whoever wants no more: pauses between requests end at once then.
+    """
 
     def __init__(self, options: RestOptions) -> None:
         self.notes: list[str] = []
+        self.stop = threading.Event()
         self._options = options
+        self._context: ssl.SSLContext | None = None
         self.may_repeat = options.method == "PUT" or options.idempotent
         self._check_encryption()
 
@@ -172,70 +188,74 @@ class RestDestination:
         *,
         key: str,
         on_commit: Callable[[], None],
-        pause: Callable[[float], None] = time.sleep,
+        pause: Callable[[float], None] | None = None,
     ) -> Receipt:
         """See `SendsBody.send`."""
+        unknown: OutcomeUnknown | None = None  # of an earlier request: no later refusal says what became of that one
         for number in range(1, REQUESTS_PER_FILE + 1):
-            body = FileBody(open_body, size, on_commit, self.url(path))
+            body = FileBody(open_body, size, on_commit, self.url(path), self._frame(path))
             try:
                 return self._sent(path, body, key)
             except (FileChanged, LeaseLost):
                 raise
             except FerryError as error:
-                if not error.transient or number == REQUESTS_PER_FILE:
-                    raise
-                pause(_pause_seconds(error, number))
+                unknown = error if isinstance(error, OutcomeUnknown) else unknown
+                may_help = self.may_repeat if error is unknown else error.transient
+                if not may_help or number == REQUESTS_PER_FILE:
+                    raise (unknown or error) from None
+                seconds = _pause_seconds(error, number)
+            (pause or self._pause)(seconds)
         raise AssertionError  # the loop returns or raises
 
     def probe(self, path: str) -> None:
         """A HEAD request, whose status does not matter."""
+        address = self._address_of(path)
         try:
-            with self._session() as session:
-                session.head(self._address_of(path), timeout=self._timeouts, allow_redirects=False, verify=self._trust).close()
+            with session(self._trust()) as one:
+                one.head(address, **self._manner).close()
         except requests.RequestException as error:
-            raise self._unreached(error, path) from None
+            raise self._unreached(error, path, is_begun=False) from None
+
+    def _pause(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise TransferFailed(f"{self._options.method} to {urlsplit(self._options.url).hostname}: stopped between two requests")
 
     def _sent(self, path: str, body: FileBody, key: str) -> Receipt:
         """One request."""
         what = f"{self._options.method} to {self.url(path)}"
+        body.commit_if_empty()
         try:
-            with self._session() as session, self._request(session, path, body, key) as response:
+            with session(self._trust()) as one, self._request(one, path, body, key) as response:
                 if 200 <= response.status_code < 300:  # noqa: PLR2004 - HTTP
                     if not body.is_complete:
                         raise TransferFailed(f"{what}: the server answered {response.status_code} before it had the whole file", transient=True)
                     return Receipt(body.size, body.sha256, "accepted", reported=_reported(response))
                 self._refused(response, what)
+        except SourceFailedError as failure:
+            raise failure.reason from None
         except requests.RequestException as error:
-            if body.is_committed and not self.may_repeat and not _is_unsent(error):
+            if body.is_complete and (body.is_begun or not never_connected(error)):
                 raise OutcomeUnknown(f"{what}: the whole file was sent, and no answer came ({type(error).__name__}); it may have been taken or not") from None
-            raise self._unreached(error, path) from None
+            raise self._unreached(error, path, is_begun=body.is_begun) from None
 
-    def _request(self, session: requests.Session, path: str, body: FileBody, key: str) -> requests.Response:
+    def _request(self, one: requests.Session, path: str, body: FileBody, key: str) -> requests.Response:
         """Send it; the answer's headers are read, its body is not."""
-        headers = {**self._headers(), "Idempotency-Key": key}
-        data: Any = body
-        body.commit_if_empty()
-        if self._options.use_multipart:
-            name = path.rpartition("/")[2]
-            fields = [(field, _filled(value, name)) for field, value in self._options.additional_fields.items()]
-            data = MultipartEncoder([*fields, (self._options.file_field_name, (name, body, self._options.content_type))])
-            headers["Content-Type"] = data.content_type
-        else:
-            headers["Content-Type"] = self._options.content_type
-            data = body if body.size else b""
-        address = self._address_of(path)
-        options: dict[str, Any] = {"timeout": self._timeouts, "allow_redirects": False, "verify": self._trust, "stream": True}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about certificates that are not checked: the summary says so
-            return session.request(self._options.method, address, data=data, headers=headers, auth=self._auth, **options)
+        headers = {**self._headers(), "Idempotency-Key": key, "Content-Type": body.content_type}
+        return one.request(self._options.method, self._address_of(path), data=body if body.len else b"", headers=headers, auth=self._auth, **self._manner)
+
+    def _frame(self, path: str) -> Frame:
+        options, name = self._options, path.rpartition("/")[2]
+        if not options.use_multipart:
+            return Frame(options.content_type)
+        fields = [(field, _filled(value, name)) for field, value in options.additional_fields.items()]
+        return form(fields, options.file_field_name, name, options.content_type)
 
     def _refused(self, response: requests.Response, what: str) -> NoReturn:
         """Status, media type and length; the body may quote what was sent."""
         status = response.status_code
-        media, length = response.headers.get("Content-Type", "no type").partition(";")[0], response.headers.get("Content-Length", "unknown length")
-        if _log.isEnabledFor(logging.DEBUG) and sys.stderr.isatty():
-            _log.debug("%s: the server answered %s: %s", what, status, response.raw.read(_SHOWN_BYTES, decode_content=True).decode(errors="replace"))
-        text = f"{what}: the server answered {status} ({media}, {length}{' bytes' if length.isdigit() else ''})"
+        media, length = response.headers.get("Content-Type", "").partition(";")[0].strip(), response.headers.get("Content-Length", "")
+        media = media if _MEDIA_TYPE.fullmatch(media) else "no media type"
+        text = f"{what}: the server answered {status} ({media}, {f'{length} bytes' if _NUMBER.fullmatch(length) else 'unknown length'})"
         if 300 <= status < 400:  # noqa: PLR2004 - HTTP
             raise TransferFailed(f"{text}; redirects are not followed: put the final address into url")
         if status in {401, 403}:
@@ -244,21 +264,14 @@ class RestDestination:
         error.__dict__["retry_after"] = response.headers.get("Retry-After")
         raise error
 
-    def _unreached(self, error: requests.RequestException, path: str) -> FerryError:
-        """Their text may hold the address with its query."""
+    def _unreached(self, error: requests.RequestException, path: str, *, is_begun: bool) -> FerryError:
+        """Their text may hold the address with its query. TLS that fails once the body is on its way is a connection that broke."""
         where = self.url(path)
-        if isinstance(error, requests.exceptions.SSLError):
+        if isinstance(error, requests.exceptions.SSLError) and not is_begun:
             return ConnectionFailed(f"cannot reach {where}: its certificate is not trusted, or TLS failed; see ca_bundle")
         if isinstance(error, requests.exceptions.Timeout):
             return ConnectionFailed(f"cannot reach {where}: no sign of the server for {self._options.timeout:g} s", transient=True)
         return ConnectionFailed(f"cannot reach {where}: the connection failed or broke off ({type(error).__name__})", transient=True)
-
-    def _session(self) -> requests.Session:
-        session = requests.Session()
-        session.trust_env = False  # no netrc, no proxy that the configuration does not name
-        session.mount("http://", _Adapter())
-        session.mount("https://", _Adapter())
-        return session
 
     def _headers(self) -> dict[str, str]:
         options = self._options
@@ -277,12 +290,14 @@ class RestDestination:
         return HTTPBasicAuth(options.username.encode(), options.password.get_secret_value().encode())
 
     @property
-    def _trust(self) -> bool | str:
-        return self._options.verify_tls and (self._options.ca_bundle or True)
+    def _manner(self) -> dict[str, Any]:
+        return {"timeout": self._options.timeout, "allow_redirects": False, "verify": self._options.verify_tls, "stream": True}
 
-    @property
-    def _timeouts(self) -> tuple[float, float]:
-        return min(CONNECT_SECONDS, self._options.timeout), self._options.timeout
+    def _trust(self) -> ssl.SSLContext | None:
+        """Made at first use; threads share it."""
+        if self._context is None and self._options.url.lower().startswith("https:"):
+            self._context = trust(verify=self._options.verify_tls, ca_bundle=self._options.ca_bundle)
+        return self._context
 
     def _address_of(self, path: str) -> str:
         name = paths.checked(path).rpartition("/")[2]
@@ -304,22 +319,24 @@ class RestDestination:
         self.notes.append(f"the connection to {url.scheme}://{url.netloc} is not encrypted")
 
 
+def _named(what: str, check: Callable[[str], str], value: str) -> None:
+    """Check a value whose place pydantic cannot tell, or whose type hides it."""
+    try:
+        check(value)
+    except ValueError as error:
+        raise ValueError(f"{what} {error}") from None
+
+
 def _filled(text: str, name: str) -> str:
     return text.replace("{name}", name)
-
-
-def _is_unsent(error: requests.RequestException) -> bool:
-    """Whether there was no connection to send anything on: the body of an empty file counts as sent from the beginning."""
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(error, requests.exceptions.ConnectTimeout) or isinstance(reason, NewConnectionError)
 
 
 def _reported(response: requests.Response) -> dict[str, str]:
     found = {"status": str(response.status_code)}
     if etag := response.headers.get("ETag"):
-        found["ETag"] = etag.strip('"')
+        found["ETag"] = etag.removeprefix('"').removesuffix('"') if not etag.startswith("W/") else etag
     if location := response.headers.get("Location"):
-        found["Location"] = location.partition("?")[0]
+        found["Location"] = re.split("[?#]", location, maxsplit=1)[0]
     return found
 
 
@@ -334,9 +351,9 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds, or a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if _NUMBER.fullmatch(value.strip()):
         return float(value)
     try:
         return parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

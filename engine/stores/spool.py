@@ -10,9 +10,10 @@ import secrets
 import stat
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from engine.errors import ConfigurationError, IntegrityError, ResourceError
+from engine.stores.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,6 +110,8 @@ class Spooled:
             spool.unlink()
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise ResourceError(f"cannot remove the spool file {spool}: {os.strerror(error.errno or 0)}; remove it by hand") from None
         return True
 
 
@@ -191,14 +194,31 @@ class SpoolWriter:
             if self._handle is not None:
                 with contextlib.suppress(OSError):
                     self._handle.close()
-            self._spool.unlink(missing_ok=True)
-
-    def _reading(self) -> contextlib.AbstractContextManager[BinaryIO]:
-        return self._spool.open("rb")
+            with self._translating("remove"):
+                self._spool.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _translating(self) -> Iterator[None]:
+    def _reading(self) -> Iterator[BinaryIO]:
+        """The private file from its beginning; an error when it is not what was written, before its last bytes have gone out."""
+        digest = hashlib.sha256()
+        with self._translating("read"):
+            handle = self._spool.open("rb")
+        with handle:
+
+            def read(size: int) -> bytes:
+                with self._translating("read"):
+                    data = handle.read(size)
+                digest.update(data)
+                return data
+
+            yield cast("BinaryIO", Window(read, self.size, str(self._spool)))
+        if digest.digest() != self._digest.digest():
+            raise IntegrityError(f"{self._destination.url(self._path)}: the spool file {self._spool} is not what was written into it; not sent")
+
+    @contextlib.contextmanager
+    def _translating(self, verb: str = "write") -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise ResourceError(f"cannot write into the spool folder {self._spool.parent}: {os.strerror(error.errno or 0)}; see {VARIABLE}") from None
+            place = f"{self._spool.name} in the spool folder {self._spool.parent}"
+            raise ResourceError(f"cannot {verb} {place}: {os.strerror(error.errno or 0)}; see {VARIABLE}") from None

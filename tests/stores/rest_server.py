@@ -48,7 +48,8 @@ class Endpoint:
     """The server as a test sees it. Each answer is used once, then it is 201.
 
     Attributes:
-        answers: What to do with the next requests: a status with headers; or `reset` before, `stall` instead of, `lost` after the answer, `early` before the body.
+        answers: What to do with the next requests: a status with headers; or `reset` before, `stall` instead of, `lost` after the answer; a third item `early` answers before
+            the body, `deaf` too, and leaves the connection open unread.
         taken: Requests whose bodies came whole and that were kept.
         begun: Requests of any kind.
     """
@@ -100,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if isinstance(answer, tuple) and len(answer) == 3:  # before the body has come
             self._answer(*answer[:2])
+            if answer[2] == "deaf":
+                state.stopped.wait(30)
             return
         taken = self._read()
         if taken is None:
@@ -133,7 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        if "Content-Type" not in headers:
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

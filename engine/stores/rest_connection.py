@@ -1,0 +1,101 @@
+"""How an endpoint is reached through requests: a write that fails hides no answer, and certificates are read once."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import InsecureRequestWarning, NewConnectionError
+from urllib3.util.ssl_ import create_urllib3_context
+
+from engine.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BLOCK_BYTES = 256 << 10
+
+
+@contextlib.contextmanager
+def _answer_first() -> Iterator[None]:
+    """Let urllib3 look for an answer where writing failed; it does so for a broken pipe, and not for its like under TLS or a server that reads no more."""
+    try:
+        yield
+    except (TimeoutError, ssl.SSLError):
+        raise BrokenPipeError from None
+
+
+class _Connection(HTTPConnection):
+    def send(self, data: Any) -> None:
+        with _answer_first():
+            super().send(data)
+
+
+class _TlsConnection(HTTPSConnection):
+    def send(self, data: Any) -> None:
+        with _answer_first():
+            super().send(data)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(HTTPAdapter):
+    """Sends bodies in larger pieces than the usual 16 KiB, and trusts what `context` trusts."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
+        super().init_poolmanager(*arguments, **more, blocksize=_BLOCK_BYTES, ssl_context=self._context)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+    def cert_verify(self, *_: Any) -> None:
+        """The context does; requests would read some hundred certificates for each connection."""
+
+
+def trust(*, verify: bool, ca_bundle: str | None) -> ssl.SSLContext:
+    """What is trusted: the certificates of `ca_bundle`, else those that come with requests; without `verify` anything.
+
+    Raises:
+        ConfigurationError: `ca_bundle` holds no certificates.
+    """
+    context = create_urllib3_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        urllib3.disable_warnings(InsecureRequestWarning)  # the summary says so
+        return context
+    try:
+        context.load_verify_locations(ca_bundle or DEFAULT_CA_BUNDLE_PATH)
+    except (OSError, ssl.SSLError):
+        raise ConfigurationError(f"'ca_bundle' {ca_bundle} cannot be read, or holds no certificates (PEM)") from None
+    return context
+
+
+def session(context: ssl.SSLContext | None) -> requests.Session:
+    """A session that takes nothing from the environment: no netrc, no proxy that the configuration does not name."""
+    made = requests.Session()
+    made.trust_env = False
+    made.mount("http://", _Adapter(None))
+    made.mount("https://", _Adapter(context))
+    return made
+
+
+def never_connected(error: requests.RequestException) -> bool:
+    """Whether a request failed before its first byte could go out, whatever was announced in it."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError) or isinstance(reason, NewConnectionError)
