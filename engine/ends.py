@@ -68,6 +68,8 @@ def _s3(text: str) -> End:
     bucket, _, key = text[len("s3://") :].partition("/")
     if not bucket:
         raise ConfigurationError(f"{text!r} names no bucket; it is s3://bucket/key")
+    if "//" in key or key.startswith("/"):
+        raise ConfigurationError(f"{text!r} has an empty part between two slashes; it would name another key")
     folder, leaf, is_folder = _cut(key)
     return End(registry.S3, {"bucket": bucket, **({"path": folder} if folder else {})}, leaf, is_folder)
 
