@@ -1,4 +1,4 @@
-"""arrow-ferry: moves columns between PostgreSQL, object stores and folders, fast, in bounded memory, without changing a value.
+"""arrow-ferry: moves rows and files between PostgreSQL, object stores, SFTP servers, folders and REST endpoints, fast, in bounded memory, without changing a value.
 
 Importing this package is cheap: what a name needs is loaded when the name is first used.
 """

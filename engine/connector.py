@@ -48,6 +48,7 @@ class Observer:
         """It went wrong, and was logged."""
 
 
+_reached: ContextVar[list[dict[str, Any]]] = ContextVar("reached")  # the outcome of the step that moved data, once there is one
 _observer: ContextVar[Observer] = ContextVar("observer", default=Observer())  # noqa: B039 - it keeps nothing
 
 
@@ -87,9 +88,11 @@ def run_dlt_pipeline(config: Mapping[str, Any]) -> dict[str, Any]:
         `status` (`success`, `failed`, `skipped`), `rows_ingested`, `log_summary`. Errors are logged and returned, not raised.
     """
     try:
-        return _under_lease(config)
+        outcome = _under_lease(config)
     except Exception as error:  # noqa: BLE001 - whatever it is, the record must end with it
-        return _failure(config.get("connector_id"), config.get("run_id"), error)
+        outcome = _failure(config.get("connector_id"), config.get("run_id"), error)
+    _reached.get([]).append(outcome)
+    return outcome
 
 
 def update_run_record(run_id: int, status: str, rows_ingested: int | None = None, log_summary: str | None = None) -> None:
@@ -204,11 +207,19 @@ def _begin(steps: Steps, connector_id: int, flow_run_id: str) -> int | None:
 
 
 def _work(steps: Steps, connector_id: int, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What came of it; an orchestrator that fails after the data was moved changes nothing about that."""
+    reached: list[dict[str, Any]] = []
+    told = _reached.set(reached)
     try:
         config = steps.read_connector_config(connector_id)
         return steps.run_dlt_pipeline({**config, **more})
     except Exception as error:  # noqa: BLE001 - as in run_dlt_pipeline
-        return _failure(connector_id, more["run_id"], error)
+        if not reached:
+            return _failure(connector_id, more["run_id"], error)
+        _log.warning("connector %s: run %s: the step run_dlt_pipeline failed after it had ended: %s", connector_id, more["run_id"], describe(error))
+        return reached[-1]
+    finally:
+        _reached.reset(told)
 
 
 def _end(steps: Steps, run_id: int | None, outcome: Mapping[str, Any]) -> None:

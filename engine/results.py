@@ -231,14 +231,14 @@ def delivered(stop: BaseException) -> RunResult | None:
     return found
 
 
-def note_partly(stop: BaseException, files: int) -> None:
-    """Let an interrupt say how many files had been delivered before it came."""
-    stop.__dict__[_PARTLY] = files
+def note_partly(stop: BaseException, files: int, *, not_ended: int) -> None:
+    """Let an interrupt say how many files had been delivered before it came, and how many could not be given up in time."""
+    stop.__dict__[_PARTLY] = files, not_ended
 
 
-def partly(stop: BaseException) -> int:
-    """How many files were delivered before an interrupt."""
-    found: int = stop.__dict__.get(_PARTLY, 0)
+def partly(stop: BaseException) -> tuple[int, int]:
+    """How many files were delivered before an interrupt, and how many may have left something unfinished behind."""
+    found: tuple[int, int] = stop.__dict__.get(_PARTLY, (0, 0))
     return found
 
 

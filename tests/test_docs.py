@@ -110,7 +110,8 @@ def test_the_memory_table_states_the_bounds_of_the_code() -> None:
     from engine.jobs import ROW_GROUP_BYTES
     from engine.options import MIB
     from engine.postgres.source import BATCH_BYTES
-    from engine.stores.s3_upload import BUDGET_BYTES, SINGLE_REQUEST_BYTES, largest_object
+    from engine.stores.s3_parts import largest_object
+    from engine.stores.s3_upload import BUDGET_BYTES, SINGLE_REQUEST_BYTES
     from engine.stores.sftp_read import READ_AHEAD_BYTES
 
     memory = section("Memory")

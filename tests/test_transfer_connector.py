@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import engine
-from engine import reaper
+import engine.connector as connector_module
+from engine import checking, reaper
+from engine.connector import Steps, run_dlt_pipeline
+from engine.control.database import ControlDatabase
 from engine.errors import ConfigurationError, PartlyFailed
 from tests.control.platform import KILL, Control, until
 from tests.test_reaper import at
@@ -229,3 +232,29 @@ def test_keys_of_the_route_may_stand_at_either_end_and_are_checked(control: Cont
     loads = control.transfer(("filesystem", "postgres"), {"path": str(inbox)}, {"host": "localhost"})
     with pytest.raises(ConfigurationError, match=r"not possible here|loads no files"):
         engine.run_connector(loads)
+
+
+def test_an_orchestrator_that_fails_after_the_data_was_moved_changes_nothing_about_that(control: Control, inbox: Path) -> None:
+    connector = mover(control, inbox, delete_source=True)
+
+    def fail_late(config: dict[str, Any]) -> dict[str, Any]:
+        run_dlt_pipeline(config)
+        raise ConnectionError("the orchestrator is gone")
+
+    outcome = connector_module.run(connector, steps=Steps(run_dlt_pipeline=fail_late))
+    assert (outcome["status"], outcome["rows_ingested"]) == ("success", 3)
+    (record,) = control.records(connector)
+    assert (record["status"], record["rows_ingested"]) == ("success", 3)
+    assert record["log_summary"].startswith("3 of 3 files delivered")
+
+
+def test_a_check_says_what_a_run_would_refuse(control: Control, inbox: Path, tmp_path: Path) -> None:
+    missing = control.transfer(("filesystem", "nfs"), {"path": str(tmp_path / "nowhere")})
+    itself = control.transfer(("filesystem", "nfs"), {"path": str(inbox)}, {"path": str(inbox)})
+    sound = mover(control, inbox)
+    with ControlDatabase() as database:
+        assert "no file or folder" in str(checking.check(database, missing).problem)
+        assert "over itself" in str(checking.check(database, itself).problem)
+        assert "3 files" in checking.check(database, sound).would
+    assert tree(control.folder) == {}
+    assert tree(inbox) == FILES

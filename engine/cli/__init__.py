@@ -97,9 +97,10 @@ def _stopped(stop: Interrupted) -> str:
 
     if delivered(stop) is not None:
         return f"{stop}; everything had been delivered by then"
-    files = partly(stop)
+    files, not_ended = partly(stop)
     before = f"{files:,} file{'' if files == 1 else 's'} had been delivered, " if files else ""
-    return f"{stop}; {before}what was not finished was removed"
+    left = f"; of {not_ended:,} whose server does not answer something unfinished may remain there" if not_ended else ""
+    return f"{stop}; {before}what was not finished was removed{left}"
 
 
 def _leave_now(code: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from engine.cli.outcome import told
 from engine.errors import ConfigurationError
 
 HELP = """Stream the rows of QUERY into TARGET as CSV or Parquet.
@@ -53,7 +53,7 @@ def export(
     import engine
     from engine.cli.display import progress
 
-    with progress(quiet=quiet) as on_progress:
+    with told(as_json=as_json, quiet=quiet) as show, progress(quiet=quiet) as on_progress:
         result = engine.export(
             read_query(query),
             target,
@@ -78,10 +78,7 @@ def export(
             dest_options=key_values(dest_option, "--dest-option"),
             on_progress=on_progress,
         )
-    if as_json:
-        typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
-    elif not quiet:
-        typer.echo(str(result))
+    show(result)
 
 
 def read_query(argument: str) -> str:

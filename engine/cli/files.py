@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from engine.cli.outcome import as_json_text
 from engine.errors import ConfigurationError
 from engine.results import LARGEST_INTEGER, LedgerState, human_bytes
 
@@ -37,7 +37,7 @@ def list_files(
     with ControlDatabase() as control:
         found = files.list_files(control, connector_id=connector, state=state, limit=limit)
     if as_json:
-        typer.echo(_json(found))
+        typer.echo(as_json_text(found))
     else:
         typer.echo("\n".join(map(_line, found)) or "no files")
 
@@ -57,7 +57,7 @@ def resolve(
     with ControlDatabase() as control:
         settled = files.resolve(control, file_id, cast("Verdict", verdict))
     if as_json:
-        typer.echo(_json(settled))
+        typer.echo(as_json_text(settled))
     else:
         typer.echo(f"{_line(settled)}: " + ("noted as delivered" if verdict == "delivered" else "the next run sends it again"))
 
@@ -66,7 +66,3 @@ def _line(file: Row) -> str:
     size = "" if file["file_bytes"] is None else f"  {human_bytes(file['file_bytes'])}"
     came = f"{file['source_path']} -> " if file["source_path"] else ""
     return f"{file['id']}  {file['state']}  connector {file['connector_id']}, run {file['run_id'] or '-'}  {came}{file['url']}{size}  {file['changed_at']:%Y-%m-%d %H:%M:%S%z}"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=lambda one: one.isoformat() if hasattr(one, "isoformat") else str(one))

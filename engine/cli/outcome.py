@@ -1,4 +1,4 @@
-"""What a command that moves data says at its end: a summary or JSON, also when some files were not delivered."""
+"""What commands say at their end: a summary or JSON, of moved data also when some files were not delivered."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from engine.results import RunResult
+
+
+def as_json_text(value: Any) -> str:
+    """Values of the control database as JSON."""
+    return json.dumps(value, ensure_ascii=False, default=lambda one: one.isoformat() if hasattr(one, "isoformat") else str(one))
 
 
 @contextlib.contextmanager

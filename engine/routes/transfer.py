@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PIECE_BYTES = MIB
 ATTEMPTS = 3
 GIVE_UP_SECONDS = 10.0
+"""How long a stopped transfer waits for files whose server does not answer; what they leave is in the ledger of a connector, and said to who runs a command."""
 PAUSE_SECONDS = 0.5
 """Before the second attempt at a file; doubled for each further one, with jitter."""
 LARGE_BYTES = 32 * MIB
@@ -140,9 +141,9 @@ class _Moves:
                         on_progress(Progress(0, self._bytes, done, total_bytes=total_bytes, total_files=total_files))
             except BaseException as stop:
                 self._stopped.set()
-                concurrent.futures.wait(under_way, timeout=GIVE_UP_SECONDS)  # a server that does not answer is not waited for: what it leaves is in the ledger
+                concurrent.futures.wait(under_way, timeout=GIVE_UP_SECONDS)
                 results += [one.result() for one in under_way if one.done() and not one.cancelled() and one.exception() is None]
-                note_partly(stop, sum(result.state in DELIVERED for result in results))
+                note_partly(stop, sum(result.state in DELIVERED for result in results), not_ended=sum(not one.done() for one in under_way))
                 raise
         return results
 
@@ -165,6 +166,8 @@ class _Moves:
         except Exception as error:  # noqa: BLE001 - the next file may be sound
             return self._failed(step, error, "failed")
         if self._orders.delete_source and result.state in DELIVERED:
+            if self._store is not None and result.verified == "accepted":  # only of an endpoint is its word enough (specification 6.5)
+                return replace(result, error="delivered, but its source is kept: the destination cannot tell what it holds")
             return self._remove_source(step, result)
         return result
 
@@ -220,33 +223,42 @@ class _Moves:
     def _copy(self, step: Step) -> Receipt:
         destination = self._destination
         exists: Exists = "replace" if self._orders.exists == "replace" else "fail"
-        remarks = len(destination.notes)
 
         def begun(leftover: str) -> None:
             self._journal.record(step.target, "writing", leftover=leftover, source=step.file)
 
         if step.file.size > PIECE_BYTES:  # a kill may leave an upload whose name was not told yet; what is smaller goes in one request, and leaves nothing
             self._journal.record(step.target, "writing", source=step.file)
+        more: Any = {"verify": self._orders.verify, "standing": step.standing}
+        with (
+            self._noting_failure(step, destination.notes),
+            destination.open_write(step.target, size=step.file.size, exists=exists, on_begin=begun, **more) as writer,
+        ):
+            if not (isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
+                with self._reading(step.file) as body:
+                    while data := body.read(PIECE_BYTES):
+                        writer.write(data)
+            writer.finish()
+            self._still_wanted()
+            self._journal.record(step.target, "publishing", source=step.file)
+        return writer.receipt
+
+    @contextlib.contextmanager
+    def _noting_failure(self, step: Step, notes: list[str]) -> Iterator[None]:
+        """What the ledger is told of a delivery that does not end well; nothing where something may remain, so that it is looked for later."""
+        remarks = len(notes)
         try:
-            more: Any = {"verify": self._orders.verify, "standing": step.standing}
-            with destination.open_write(step.target, size=step.file.size, exists=exists, on_begin=begun, **more) as writer:
-                if not (isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
-                    with self._reading(step.file) as body:
-                        while data := body.read(PIECE_BYTES):
-                            writer.write(data)
-                writer.finish()
-                self._still_wanted()
-                self._journal.record(step.target, "publishing", source=step.file)
-        except (OutcomeUnknown, LeaseLost) as error:
-            if isinstance(error, OutcomeUnknown):
-                self._journal.record(step.target, "ambiguous", source=step.file)
+            yield
+        except OutcomeUnknown:
+            self._journal.record(step.target, "ambiguous", source=step.file)
+            raise
+        except LeaseLost:
             raise
         except BaseException:
-            if len(destination.notes) == remarks:  # else something may remain, and is looked for later
+            if len(notes) == remarks:
                 with contextlib.suppress(FerryError):
                     self._journal.record(step.target, "discarded", source=step.file)
             raise
-        return writer.receipt
 
     def _send(self, step: Step, destination: SendsBody) -> Receipt:
         """A file as the body of a request; a kill before the last bytes go out has delivered nothing."""
@@ -256,18 +268,9 @@ class _Moves:
             self._journal.record(step.target, "publishing", source=step.file)
 
         self._journal.record(step.target, "writing", source=step.file)
-        key = hashlib.sha256(f"{self._source.identity(step.file.path)}\0{step.file.version}\0{step.result.path}".encode()).hexdigest()[:32]
-        try:
+        key = hashlib.sha256(f"{step.result.source}\0{step.file.version}\0{step.result.path}".encode()).hexdigest()[:32]
+        with self._noting_failure(step, destination.notes):
             return destination.send(step.target, lambda: self._reading(step.file), step.file.size, key=key, on_commit=committing, pause=self._pause)
-        except OutcomeUnknown:
-            self._journal.record(step.target, "ambiguous", source=step.file)
-            raise
-        except LeaseLost:
-            raise
-        except BaseException:
-            with contextlib.suppress(FerryError):
-                self._journal.record(step.target, "discarded", source=step.file)
-            raise
 
     @contextlib.contextmanager
     def _reading(self, file: FileInfo) -> Iterator[BinaryIO]:
@@ -303,8 +306,15 @@ class _Moves:
         standing = destination.stat(step.target)
         if standing is None or standing.size != step.file.size:
             return False
-        with self._reading(step.file) as mine, destination.open_read(standing) as theirs:
-            return _hash(mine) == _hash(cast("BinaryIO", _Watched(theirs, self._passing)))
+        with self._source.open_read(step.file) as mine, destination.open_read(standing) as theirs:
+            return self._hash(mine) == self._hash(theirs)
+
+    def _hash(self, body: BinaryIO) -> bytes:
+        digest = hashlib.sha256()
+        while data := body.read(PIECE_BYTES):
+            self._still_wanted()
+            digest.update(data)
+        return digest.digest()
 
     def _found(self, step: Step) -> FileResult:
         """An earlier run delivered the file and did not come to delete its source: what stands there is compared with it first."""
@@ -331,13 +341,6 @@ class _Moves:
 
 def _weight(step: Step) -> int:
     return min(step.file.size, LARGE_BYTES)
-
-
-def _hash(body: BinaryIO) -> bytes:
-    digest = hashlib.sha256()
-    while data := body.read(PIECE_BYTES):
-        digest.update(data)
-    return digest.digest()
 
 
 class _Watched(io.RawIOBase):

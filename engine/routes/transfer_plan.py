@@ -106,7 +106,9 @@ def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, jou
     earlier = journal.earlier([step.file.path for step in possible])
     unsure = "compare" if not isinstance(destination, SendsBody) else "send" if destination.may_repeat else "park"
     steps = [_decided(step, orders, earlier.get((step.file.path, step.result.path)), unsure) if step.todo == "send" else step for step in steps]
-    return _with_standing(steps, destination, orders) if len(steps) >= WORTH_LISTING and not isinstance(destination, SendsBody) else steps
+    if isinstance(destination, SendsBody) or len(steps) < WORTH_LISTING or (destination.has_folders and orders.exists != "skip"):
+        return steps  # a folder's own look costs less than a listing
+    return _with_standing(steps, destination, orders)
 
 
 def _named(source: FileSource, destination: Store | SendsBody, file: FileInfo, target: str) -> Step:

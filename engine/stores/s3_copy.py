@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from engine.errors import IntegrityError
 from engine.stores.s3_errors import FAILURES
+from engine.stores.s3_parts import MOST_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 LARGEST_COPY_BYTES = 5 << 30
 PART_BYTES = 512 << 20
-MOST_PARTS = 10_000
 PARTS_AT_ONCE = 4
 _KEPT = ("ContentType", "ContentEncoding", "ContentLanguage", "ContentDisposition", "CacheControl", "Expires")
 _CHECKSUMS = ("ChecksumCRC64NVME", "ChecksumCRC32", "ChecksumCRC32C", "ChecksumSHA1", "ChecksumSHA256")

@@ -9,20 +9,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import secrets
 import zlib
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from engine.errors import ConfigurationError, FerryError, IntegrityError, OutcomeUnknown, TransferFailed
 from engine.options import MIB
-from engine.paths import File
 from engine.results import Receipt, reaches
 from engine.stores import s3_copy
 from engine.stores.s3_copy import ServerCopy
 from engine.stores.s3_errors import FAILURES, code, status
+from engine.stores.s3_parts import MOST_PARTS, part_size
+from engine.stores.s3_published import Published
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,30 +35,7 @@ if TYPE_CHECKING:
 SINGLE_REQUEST_BYTES = 25 * MIB
 BUDGET_BYTES = 32 * MIB
 PARTS_AT_ONCE = 4
-MOST_PARTS = 10_000
-_LARGEST_PART_IN_BUDGET = 64 * MIB
-_MARK = "ferry-delivery"  # metadata that tells our object from another at the same key
 _ABORT_ATTEMPTS = 3
-
-
-def part_size(number: int, chunk: int) -> int:
-    """Bytes of part `number` (from 1) when parts begin at `chunk` bytes.
-
-    Parts grow with their number, so that a stream whose length nobody knows does not meet the limit of 10,000 parts: `chunk` for the first thousand,
-    twice that for the next, then four times that, but at least 64 MiB.
-
-    Example:
-        >>> [part_size(n, 8 * MIB) // MIB for n in (1, 1000, 1001, 2001)]
-        [8, 8, 32, 64]
-    """
-    if number <= 1000:  # noqa: PLR2004 - as the docstring says
-        return chunk
-    return max(2 * chunk, _LARGEST_PART_IN_BUDGET // 2) if number <= 2000 else max(4 * chunk, _LARGEST_PART_IN_BUDGET)  # noqa: PLR2004
-
-
-def largest_object(chunk: int) -> int:
-    """Bytes that 10,000 growing parts hold: 536 GiB with parts of 5 MiB, 539 GiB with the default of 8."""
-    return 1000 * part_size(1, chunk) + 1000 * part_size(1001, chunk) + (MOST_PARTS - 2000) * part_size(2001, chunk)
 
 
 class S3Writer:
@@ -86,7 +63,7 @@ class S3Writer:
         self._copy: ServerCopy | None = None
         self._replaces = replaces
         self._on_begin = on_begin
-        self._mark = secrets.token_hex(8)
+        self._published = Published(store, path)
         self._digest = hashlib.sha256()
         self._chunk = store.options.chunk_size_mb * MIB
         self._filling = bytearray()
@@ -140,7 +117,7 @@ class S3Writer:
         if not self._store.is_same_server(source) or self._condition or self.size or not file.size:
             return False
         with self._breaking():
-            self._copy = ServerCopy(self._store, self._path, source, file, {_MARK: self._mark})
+            self._copy = ServerCopy(self._store, self._path, source, file, self._published.metadata)
             if file.size > s3_copy.LARGEST_COPY_BYTES:
                 self._copy.copy_parts(self._on_begin, passing)
             else:
@@ -209,11 +186,11 @@ class S3Writer:
             level, sha256 = copy.level(answer), None
             if not reaches(level, self._verify):
                 sha256 = copy.read_source()
-                if self._read_back(etag) != sha256:
+                if self._published.read_back(etag, self.size) != sha256:
                     raise IntegrityError(f"{self._url}: the server's copy has other bytes than its source", transient=True)
                 level = "read-back"
         except FerryError as error:
-            raise IntegrityError(f"{error}; {self._withdraw(etag)}", transient=error.transient) from None
+            raise IntegrityError(f"{error}; {self._published.withdraw(etag)}", transient=error.transient) from None
         return Receipt(self.size, sha256, level, self._replaces, {name: str(answer[name]).strip('"') for name in ("ETag", "VersionId") if name in answer})
 
     def _publish_copy(self, copy: ServerCopy) -> dict[str, Any]:
@@ -221,22 +198,10 @@ class S3Writer:
         try:
             return copy.publish()
         except FAILURES as error:
-            head = self._look()[0] if copy.upload_id is not None else None
-            if self._is_ours(head) and head["ContentLength"] == self.size:
+            head = self._published.look()[0] if copy.upload_id is not None else None
+            if self._published.is_ours(head) and head["ContentLength"] == self.size:
                 return head
             raise self._store.translated(error, f"copy to {self._url}") from None
-
-    def _read_back(self, etag: str | None) -> str:
-        """The SHA-256 of what was published, and of no other version.
-
-        Raises:
-            FerryError: It is not there any more, or cannot be read.
-        """
-        standing = self._store.stat(self._path)
-        if standing is None or standing.size != self.size or (etag and standing.version != etag.strip('"')):
-            raise IntegrityError(f"{self._url}: what was just published does not stand there any more, and cannot be read back", transient=True)
-        with self._store.open_read(standing) as body:
-            return hashlib.file_digest(body, "sha256").hexdigest()  # type: ignore[arg-type]  # any file will do
 
     @contextlib.contextmanager
     def _breaking(self) -> Iterator[None]:
@@ -253,7 +218,7 @@ class S3Writer:
         if self._upload_id is None:
             # AWS refuses parts with a checksum that was not announced here.
             algorithm = {"ChecksumAlgorithm": "CRC32"} if self._store.options.request_checksums else {}
-            self._upload_id = self._request("begin", "create_multipart_upload", Metadata={_MARK: self._mark}, **algorithm)["UploadId"]
+            self._upload_id = self._request("begin", "create_multipart_upload", Metadata=self._published.metadata, **algorithm)["UploadId"]
             if self._on_begin is not None:
                 self._on_begin(self._upload_id)
             self._uploaders = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="ferry-upload")
@@ -303,8 +268,8 @@ class S3Writer:
         try:
             return self._put() if self._upload_id is None else self._complete()
         except FAILURES as error:
-            head, is_known = self._look()
-            if self._is_ours(head) and head["ContentLength"] == self.size:
+            head, is_known = self._published.look()
+            if self._published.is_ours(head) and head["ContentLength"] == self.size:
                 return {}
             if code(error) == "PreconditionFailed":
                 raise ConfigurationError(f"{self._url} exists already (if_exists: fail); nothing was replaced") from None
@@ -323,11 +288,11 @@ class S3Writer:
         self._checksum_sent = checksum.get("ChecksumCRC32")
         if answer := self._put_shortly(body):
             return answer
-        return self._call("put_object", Body=body, Metadata={_MARK: self._mark}, **checksum, **self._condition)
+        return self._call("put_object", Body=body, Metadata=self._published.metadata, **checksum, **self._condition)
 
     def _put_shortly(self, body: bytearray) -> dict[str, Any] | None:
         """By one short request, whose body the server checks by its SHA-256 as well; None: ask boto3, since putting the same again does no harm."""
-        headers = {f"x-amz-meta-{_MARK}": self._mark, **({"if-none-match": "*"} if self._condition else {})}
+        headers = {**{f"x-amz-meta-{name}": value for name, value in self._published.metadata.items()}, **({"if-none-match": "*"} if self._condition else {})}
         if self._checksum_sent:
             headers["x-amz-checksum-crc32"] = self._checksum_sent
         answer = self._store.requests.ask("PUT", self._object["Key"], headers, body=body, sha256=self._digest.hexdigest())
@@ -349,13 +314,13 @@ class S3Writer:
         What somebody else has put there meanwhile says nothing about this delivery, and stays.
         """
         is_confirmed = not self._parts and self._checksum_sent is not None and answer.get("ChecksumCRC32") == self._checksum_sent
-        head = None if is_confirmed else self._look()[0]
-        if head is not None and not self._is_ours(head) and head.get("ETag") != answer.get("ETag"):
+        head = None if is_confirmed else self._published.look()[0]
+        if head is not None and not self._published.is_ours(head) and head.get("ETag") != answer.get("ETag"):
             head = None
         checksum = answer.get("ChecksumCRC32") or (head or {}).get("ChecksumCRC32")
         problem = self._disagreement(head, checksum)
         if problem:
-            raise IntegrityError(f"{self._url}: {problem}; {self._withdraw()}", transient=True)
+            raise IntegrityError(f"{self._url}: {problem}; {self._published.withdraw()}", transient=True)
         found = {"ETag": answer.get("ETag") or (head or {}).get("ETag"), "VersionId": answer.get("VersionId"), "ChecksumCRC32": checksum}
         reported = {name: str(value).strip('"') for name, value in found.items() if value}
         level: Verification = "checksum" if self._confirmed else "size" if head is not None else "accepted"
@@ -367,10 +332,10 @@ class S3Writer:
     def _compare(self, etag: str | None) -> None:
         """Read back; what cannot be proved to be right does not stay."""
         try:
-            if self._read_back(etag) != self._digest.hexdigest():
+            if self._published.read_back(etag, self.size) != self._digest.hexdigest():
                 raise IntegrityError(f"{self._url}: other bytes were read back than were sent", transient=True)
         except FerryError as error:
-            raise IntegrityError(f"{error}; {self._withdraw()}", transient=error.transient) from None
+            raise IntegrityError(f"{error}; {self._published.withdraw()}", transient=error.transient) from None
 
     def _disagreement(self, head: dict[str, Any] | None, checksum: str | None) -> str | None:
         """Parts were confirmed one by one; their composite checksum is compared where the server tells it."""
@@ -381,30 +346,6 @@ class S3Writer:
         if head is not None and head["ContentLength"] != self.size:
             return f"{self.size:,} bytes sent, the S3 server has {head['ContentLength']:,}"
         return None
-
-    def _withdraw(self, copied: str | None = None) -> str:
-        """Remove the damaged object that we put there, and nothing else. Returns what became of it, in words.
-
-        A server's copy has its source's metadata and not our mark: it is known by its ETag (`copied`).
-        """
-        head, _ = self._look()
-        if head is None or not (self._is_ours(head) or (copied is not None and head["ETag"].strip('"') == copied.strip('"'))):
-            return "what stands there now is not ours, and stays"
-        try:
-            self._store.delete(File(self._path, head["ContentLength"], None, head["ETag"].strip('"')))
-        except FerryError:
-            return "it could not be removed: delete it before anybody uses it"
-        return "it was removed"
-
-    def _look(self) -> tuple[dict[str, Any] | None, bool]:
-        """What stands at the key, and whether the server could tell."""
-        try:
-            return self._call("head_object", **({"ChecksumMode": "ENABLED"} if self._store.options.request_checksums else {})), True
-        except FAILURES as error:
-            return None, status(error) == 404  # noqa: PLR2004 - HTTP
-
-    def _is_ours(self, head: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
-        return head is not None and head.get("Metadata", {}).get(_MARK) == self._mark
 
     def _abort(self) -> None:
         """End an upload that was not published, and see that it is gone: parts that stay cost money.

@@ -7,6 +7,7 @@ import hashlib
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -429,10 +430,67 @@ def test_a_stop_gives_up_what_is_under_way_and_leaves_nothing_half(source: Memor
 
     with pytest.raises(ToldToStopError) as caught:
         transfer(source, destination, Orders(bytes_per_second=10e6), journal=journal, on_progress=stop)
-    assert partly(caught.value) == len(content(destination))
+    assert partly(caught.value) == (len(content(destination)), 0)
     assert "slow" not in content(destination)
     assert set(content(destination)) <= {"a.csv", "b.csv", "c.txt"}
     assert journal.told["slow"] == ["writing", "discarded"]
+
+
+def test_a_stop_does_not_wait_for_a_server_that_does_not_answer(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    stalled, released = threading.Event(), threading.Event()
+
+    def stall(_: str) -> None:
+        stalled.set()
+        released.wait(60)
+
+    def stop(_: Progress) -> None:
+        if stalled.is_set():
+            raise ToldToStopError
+
+    monkeypatch.setattr(route, "GIVE_UP_SECONDS", 0.1)
+    destination = Stubborn(write=stall)
+    with pytest.raises(ToldToStopError) as caught:
+        transfer(source, destination, Orders(pattern="a.csv"), on_progress=stop)
+    assert not released.is_set()
+    assert partly(caught.value) == (0, 1)
+    released.set()
+    for thread in [one for one in threading.enumerate() if one.name.startswith("ferry-file")]:
+        thread.join(10)
+    assert content(destination) == {}, "what comes back late publishes nothing"
+
+
+class Unverifying(MemoryStore):
+    """Takes files, and cannot tell what it holds."""
+
+    @contextlib.contextmanager
+    def open_write(self, path: str, **more: Any) -> Iterator[Any]:
+        with super().open_write(path, **more) as writer:
+            yield writer
+        writer.published = replace(writer.receipt, verified="accepted")
+
+
+def test_a_source_is_kept_when_a_store_cannot_tell_what_it_holds(source: MemoryStore) -> None:
+    result = failing(source, Unverifying(), Orders(pattern="a.csv", delete_source=True))
+    assert (result.files[0].state, result.files[0].source_deleted) == ("written", False)
+    assert "its source is kept" in str(result.files[0].error)
+    assert "a.csv" in content(source)
+
+
+@pytest.mark.parametrize(("exists", "listings"), [("replace", 0), ("skip", 1)])
+def test_a_target_with_folders_is_listed_only_when_that_saves_questions(exists: Any, listings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, destination = MemoryStore(), LocalStore(FolderOptions(path=str(tmp_path)))
+    for number in range(25):
+        put(source, f"{number:02d}", b"x")
+    listed: list[str] = []
+    true = LocalStore.list
+
+    def listing(store: LocalStore, pattern: str, **more: Any) -> Any:
+        listed.append(pattern)
+        return true(store, pattern, **more)
+
+    monkeypatch.setattr(LocalStore, "list", listing)
+    assert transfer(source, destination, Orders(exists=exists)).ingested == 25
+    assert len(listed) == listings
 
 
 @pytest.mark.parametrize("at", ["publishing", "written", "removing source"])
@@ -502,7 +560,7 @@ def test_a_move_that_ended_before_the_deletion_is_ended(source: MemoryStore, sta
     assert journal.told["a.csv"] == ["removing source", "moved"]
 
 
-@pytest.mark.parametrize("standing", [None, b"short"])
+@pytest.mark.parametrize("standing", [None, b"short", b"CONTENT OF A.CSV"], ids=["gone", "another size", "other bytes"])
 def test_a_source_is_not_deleted_when_its_delivery_is_not_there_any_more(source: MemoryStore, standing: bytes | None) -> None:
     destination = MemoryStore()
     if standing is not None:

@@ -13,7 +13,8 @@ from engine.errors import ConfigurationError, ConnectionFailed, FerryError, Inte
 from engine.options import MIB
 from engine.stores import s3_upload
 from engine.stores.s3 import S3Options, S3Store
-from engine.stores.s3_upload import BUDGET_BYTES, MOST_PARTS, SINGLE_REQUEST_BYTES, largest_object, part_size
+from engine.stores.s3_parts import MOST_PARTS, largest_object, part_size
+from engine.stores.s3_upload import BUDGET_BYTES, SINGLE_REQUEST_BYTES
 from tests.stores import proxy as faults
 
 if TYPE_CHECKING:
