@@ -4,7 +4,8 @@ Blanks around a value are skipped, for every type but text, uuid, bytea and json
 
 | type | taken | by the server (`Way.odd`) | refused although PostgreSQL might take it |
 |---|---|---|---|
-| smallint, integer, bigint, oid | `-12`, `+12`, `0012` | | `0x1F`, `1_000` (PostgreSQL 16 on) |
+| smallint, integer, bigint | `-12`, `+12`, `0012` | | `0x1F`, `1_000` (PostgreSQL 16 on) |
+| oid | `12` | | `0012`, which it reads as octal; `-1` |
 | numeric(p,s) | `1.5`, `.5`, `5.`, `1e3`, if it fits without rounding | `NaN` | what would be rounded |
 | numeric, numeric above 76 digits | | all, as text: keeps `1.10` as it is | exponents beyond four digits |
 | real, double precision | `1.5`, `1e-5`, `NaN`, `Infinity`, `inf` | | hexadecimal; what becomes 0 or infinity |
@@ -18,6 +19,7 @@ Blanks around a value are skipped, for every type but text, uuid, bytea and json
 | json, jsonb | valid JSON (RFC 8259); for jsonb also its limits | | |
 | text, varchar(n), char(n), name | everything without NUL that is not too long | | blanks that varchar(n) would cut |
 
+`2024-01-31 10` and offsets of 16 hours and more are taken as ISO 8601 has them, although PostgreSQL refuses them.
 Never taken: `now`, `today`, `1 Jan 2024`, names of time zones, currency signs. The clock, DateStyle, TimeZone and lc_monetary would decide what they mean.
 Sources: https://www.postgresql.org/docs/current/datatype.html, and tests that ask the server itself.
 """
@@ -177,6 +179,7 @@ def _oid(_: int) -> Way:
     whole = _integer(pa.int64(), "oid")
 
     def convert(values: pa.Array) -> pa.Array:
+        require(trimmed(values), "^[+]?(0|[1-9][0-9]*)$", "not a whole number from 0 on, or with a zero in front, which oid would read as octal")
         return as_oid(whole(values))
 
     return Way(pa.int32(), convert, "does not fit oid")
@@ -190,11 +193,11 @@ def as_oid(values: pa.Array) -> pa.Array:
 def _date(_: int) -> Way:
     def convert(values: pa.Array) -> pa.Array:
         try:
-            return values.cast(pa.date32())
+            return moments(values, pa.date32())
         except pa.ArrowInvalid:
             bare = trimmed(values)
             require(bare, rf"^{_DAY}$", "not a date as YYYY-MM-DD")
-            return bare.cast(pa.date32())
+            return moments(bare, pa.date32())
 
     return Way(pa.date32(), convert, "no such day", odd=ODD_DATE)
 
@@ -224,14 +227,28 @@ def _moment(target: pa.DataType, digits: int, offset: str, rule: str, odd: str) 
 
     def convert(values: pa.Array) -> pa.Array:
         try:
-            found = values.cast(target)
+            found = moments(values, target)
         except pa.ArrowInvalid:
             bare = pc.ascii_upper(trimmed(values))
             require(bare, pattern, rule)
-            found = bare.cast(target)
+            found = moments(bare, target)
         return whole_digits(found, digits)
 
     return Way(target, convert, "no such date or time", odd=odd)
+
+
+def moments(values: pa.Array, target: pa.DataType) -> pa.Array:
+    """Arrow's reading of days and timestamps, without its year 0, which PostgreSQL does not have.
+
+    Raises:
+        pa.ArrowInvalid: A text that is none, or whose offset is missing or too much.
+        Refused: A year 0.
+    """
+    found = values.cast(target)
+    early = pc.less(found, pa.scalar("0001-01-03 00:00:00").cast(pa.timestamp("us")).cast(target))  # later than that in any zone
+    if any_true(early) and any_true(pc.starts_with(values.filter(early), "0000")):
+        raise Refused("there is no year 0")
+    return found
 
 
 def whole_digits(values: pa.Array, digits: int) -> pa.Array:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.postgres.ways import all_true, any_true
+from engine.postgres.casting_text import moments
+from engine.postgres.ways import Refused, all_true, any_true
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,9 +177,17 @@ def _casts(values: pa.Array, kind: pa.DataType) -> bool:
     return True
 
 
+def _are_moments(values: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        moments(values, kind)
+    except (pa.ArrowInvalid, Refused):
+        return False
+    return True
+
+
 def _is_moment(kind: pa.DataType) -> Callable[[pa.Array], bool]:
     """Arrow's own reading, which asks for an offset where the type has a zone and else refuses one; days alone are of another type."""
-    return lambda values: pc.min(pc.binary_length(values)).as_py() >= _SHORTEST_TIMESTAMP and _casts(values, kind)
+    return lambda values: pc.min(pc.binary_length(values)).as_py() >= _SHORTEST_TIMESTAMP and _are_moments(values, kind)
 
 
 def _is_word(values: pa.Array) -> bool:
@@ -187,7 +196,7 @@ def _is_word(values: pa.Array) -> bool:
 
 _FAMILIES: tuple[tuple[str, Callable[[], _Family]], ...] = (
     (_FLOAT, _Numbers),
-    (r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", lambda: _One("date", lambda values: _casts(values, pa.date32()))),
+    (r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", lambda: _One("date", lambda values: _are_moments(values, pa.date32()))),
     (rf"{_TIMESTAMP}$", lambda: _One("timestamp without time zone", _is_moment(pa.timestamp("us")))),
     (rf"{_TIMESTAMP}[Z+-]", lambda: _One("timestamp with time zone", _is_moment(pa.timestamp("us", tz="UTC")))),
     ("^(true|false)$", lambda: _One("boolean", _is_word)),
