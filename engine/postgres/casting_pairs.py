@@ -16,6 +16,7 @@ from engine.postgres.json_text import has_json, is_list, json_text
 from engine.postgres.ways import Convert, Way, rebuilt
 
 _JSON = frozenset({"json", "jsonb"})
+_TAKE_JSON = _JSON | {"text", "character varying"}
 
 
 def way_of(kind: Declared, given: pa.DataType, *, by_server: bool = False, enum: bool = False) -> Way | None:
@@ -31,7 +32,7 @@ def way_of(kind: Declared, given: pa.DataType, *, by_server: bool = False, enum:
         return _nested(kind, given)
     if is_list(given):
         return _array(kind, given) if kind.array else None
-    if isinstance(given, pa.OpaqueType):
+    if isinstance(given, pa.OpaqueType) or (isinstance(given, pa.JsonType) and (kind.array or kind.name not in _TAKE_JSON)):
         return None
     plain, prepare = (pa.string(), _as_string) if pa.types.is_null(given) else plain_form(given)
     way = _text(kind, enum=enum, by_server=by_server) if pa.types.is_string(plain) else _typed(kind, plain)

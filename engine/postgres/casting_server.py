@@ -38,6 +38,7 @@ _SERVER_ONLY = (
     *("path", "pg_lsn", "pg_snapshot", "point", "polygon", "refcursor", "tid", "time with time zone", "tsquery", "tsvector", "txid_snapshot", "xid", "xid8"),
     *("xml", '"char"'),
 )
+_ARRAY = r"(?s)^\s*(\[[-+0-9:\[\]]+=)?\{.*\}\s*$"
 _MOST_MONEY = Decimal("92233720368547758.07")
 _NUL = "holds a NUL byte, which PostgreSQL does not store in text"
 
@@ -94,8 +95,15 @@ def _no_nul(values: pa.Array) -> pa.Array:
     return values
 
 
+def _required(values: pa.Array, pattern: str, rule: str) -> pa.Array:
+    require(values, pattern, rule)
+    return values
+
+
 def _shape(kind: Declared) -> Convert | None:
-    if kind.name not in SHAPES or kind.array:
+    if kind.array:
+        return lambda values: _required(values, _ARRAY, "not an array as {1,2}")
+    if kind.name not in SHAPES:
         return None
     pattern, rule = SHAPES[kind.name]
     exact = kind.name in {'"char"', "bit", "bit varying"}

@@ -26,7 +26,7 @@ FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = %s::
 def query(database: str, statement: str, *parameters: Any) -> list[Any]:
     with psycopg.connect(database) as connection:
         connection.execute(SETTINGS)
-        found = connection.execute(statement, parameters)
+        found = connection.execute(statement, parameters or None)
         return found.fetchall() if found.description else []
 
 
