@@ -115,7 +115,7 @@ class _Numbers:
 
     def holds(self, values: pa.Array) -> bool:
         longest = pc.max(pc.binary_length(values)).as_py()
-        short = longest <= _DOUBLE_DIGITS + 1
+        short = longest <= _DOUBLE_DIGITS
         if _all_match(values, _INTEGER) or (_all_match(values, _LONG_INTEGER) and _casts(values, pa.int64())):
             self._note(longest, 0, 0)
         elif _all_match(values, _DECIMAL):

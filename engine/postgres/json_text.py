@@ -49,7 +49,7 @@ def has_json(given: pa.DataType) -> bool:
         return has_json(given.value_type)
     plain, _ = plain_form(given)
     if plain != given:
-        return has_json(plain)
+        return has_json(plain) and not isinstance(given, pa.OpaqueType)
     return _scalar(plain) is not None
 
 
