@@ -379,3 +379,26 @@ def test_json_is_valid_where_postgresql_says_so(module_database: str, texts: lis
         ]
         cast = caster(Column("v", sql_type), pa.string()).cast(pa.array(texts))
         assert [True] * len(texts) if cast.rules is None else cast.rules.is_null().to_pylist() == valid
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_a_part_of_an_array_is_cast_as_the_whole(name: str) -> None:
+    """Readers hand on slices; what lies before and after them is not looked at."""
+    values, _ = SAMPLES[name]
+    made = caster(Column("v", HOMES_AS_WRITTEN.get(HOMES[name], HOMES[name])), values.type)
+    whole = made.cast(pa.concat_arrays([values] * 3)).values
+    for start in range(len(values)):
+        for length in range(len(values) - start + 1):
+            part = pa.concat_arrays([values] * 3).slice(len(values) + start, length)
+            assert str(made.cast(part).values) == str(whole.slice(len(values) + start, length))
+
+
+HOMES_AS_WRITTEN = {
+    "varchar": "character varying",
+    "time": "time without time zone",
+    "timestamp": "timestamp without time zone",
+    "timestamptz": "timestamp with time zone",
+    "int4[]": "integer[]",
+    "int8[]": "bigint[]",
+}
+"""The types' names as `format_type()` writes them."""
