@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from engine.errors import SchemaMismatch
 from engine.postgres.casting_pairs import way_of
 from engine.postgres.casting_server import cast_expression
-from engine.postgres.casting_text import from_text
+from engine.postgres.casting_text import FLOATS, INTEGERS, from_text
 from engine.postgres.declared import Declared, stored
 from engine.postgres.ways import Refused, Way, any_true, isolate
 
@@ -41,7 +41,11 @@ if TYPE_CHECKING:
     from engine.postgres.columns import Column
 
 NULL_IN_NOT_NULL = "NULL in a NOT NULL column"
-_PARSED_BY_CSV_READER = (pa.types.is_date32, pa.types.is_timestamp, pa.types.is_decimal128)
+_PARSED = frozenset({*INTEGERS, *FLOATS, "boolean", "numeric", "date"}) | {
+    "time without time zone",
+    "timestamp without time zone",
+    "timestamp with time zone",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ class Caster:
         given: The Arrow type that arrives.
         target: The Arrow type that `adbc_ingest` gets.
         by_server: The column travels as text and the server casts it by `expression`.
-        plain: The Arrow type that pyarrow's CSV parser may parse text to with exactly our meaning; `cast` takes it too. None: it must stay text.
+        plain: The Arrow type that a CSV reader may parse text to, if it takes no form that PostgreSQL does not (pyarrow's own parser does: `0xFFFF` is -1,
+            1e400 infinity, 1e-400 zero); `cast` takes arrays of it too. None: it must stay text.
     """
 
     column: Column
@@ -139,9 +144,9 @@ def caster(column: Column, given: pa.DataType, *, by_server: bool = False) -> Ca
 
 
 def _plain(kind: Declared, given: pa.DataType) -> pa.DataType | None:
-    """Of pyarrow's CSV parser only dates, timestamps and decimals mean what we mean: it reads `0xFFFF` as -1, 1e400 as infinity and 1e-400 as 0."""
-    local = from_text(kind) if pa.types.is_string(given) else None
-    return local.target if local and any(holds(local.target) for holds in _PARSED_BY_CSV_READER) else None
+    """Types whose plain texts mean the same to pyarrow and to PostgreSQL; pyarrow's CSV reader has no decimal256."""
+    local = from_text(kind) if pa.types.is_string(given) and kind.name in _PARSED else None
+    return local.target if local and not pa.types.is_decimal256(local.target) else None
 
 
 def _remedy(kind: Declared, given: pa.DataType) -> str:

@@ -75,7 +75,7 @@ def by_server(kind: Declared, local: Way | None) -> Way:
         local: How plain texts of the type are converted without the server, where there is such a way. What it refuses is refused here too, and what it takes
             is sent as the text of what it made of it, so that both ways agree; odd texts are sent as they are.
     """
-    checks = [check for check in (_no_nul, _shape(kind), None if local else _rounding(kind)) if check]
+    checks = [check for check in (_no_nul, _shape(kind), None if local and kind.name == "numeric" else _rounding(kind)) if check]
 
     def convert(values: pa.Array) -> pa.Array:
         for check in checks:

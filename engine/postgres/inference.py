@@ -31,7 +31,7 @@ from engine.postgres.json_text import has_json, is_list
 from engine.postgres.plan import FIELD_TYPE_KEY
 
 _IDENTIFIER = r'(?:[\w$]+|"(?:[^"\0]|"")+")'
-_TYPE = re.compile(rf"{_IDENTIFIER}(?:\.{_IDENTIFIER}|(?: [a-z]+)*)(?:\(-?\d+(?:,-?\d+)*\))?(?: [a-z]+)*(?:\[\])?")
+_TYPE = re.compile(rf"{_IDENTIFIER}(?:\.{_IDENTIFIER}|(?: [a-z]+)*)(?:\((?:-?\d+|\w+)(?:,-?\d+)*\))?(?: [a-z]+)*(?:\[\])?")
 _TYPES = (
     (pa.types.is_null, "text"),
     (pa.types.is_boolean, "boolean"),

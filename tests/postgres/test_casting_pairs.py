@@ -256,6 +256,7 @@ def test_a_value_that_does_not_fit_is_refused_by_row(sql_type: str, values: pa.A
         ("double precision", pa.decimal128(5, 2), "give the column another type"),
         ("date", pa.timestamp("us"), "give the column another type"),
         ("interval year to month", pa.month_day_nano_interval(), "give the column another type"),
+        ("interval year to month", pa.string(), "give the column another type"),
         ("integer", pa.struct({"a": pa.int8()}), "give the column another type"),
     ],
 )

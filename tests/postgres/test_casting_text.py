@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import pyarrow as pa
 import pytest
+from pyarrow import csv
 
 from engine.postgres.casting import NULL_IN_NOT_NULL, caster
 from engine.postgres.columns import Column
 from tests.postgres.forms import FORMS, ONLY_THE_SERVER_SEES
-from tests.postgres.loading import difference, load, query, table
+from tests.postgres.loading import column_of, difference, ingest, load, query, table
 
 ISO_8601_ALONE = {"2024-01-31 10", "2024-01-31 10:00:00+16"}
 """Taken, although PostgreSQL asks for minutes, and for offsets below 16 hours: they mean one moment only."""
@@ -83,6 +86,12 @@ def test_null_in_a_not_null_column_is_refused_by_row() -> None:
     assert cast.rules.to_pylist() == [None, NULL_IN_NOT_NULL, "not an integer"]
 
 
+def test_an_odd_value_is_not_rounded_by_the_server_either() -> None:
+    cast = caster(Column("v", "timestamp(3) without time zone"), pa.string(), by_server=True).cast(pa.array(["10000-01-01 00:00:00.1234", "infinity"]))
+    assert cast.rules is not None
+    assert cast.rules.to_pylist() == ["more than 3 digits after the point", None]
+
+
 @pytest.mark.parametrize("sql_type", ["date", "timestamp without time zone", "timestamp with time zone", "time without time zone", "numeric(10,2)"])
 def test_one_odd_value_sends_the_column_to_the_server_and_only_then(sql_type: str) -> None:
     column = Column("v", sql_type)
@@ -104,7 +113,25 @@ def test_one_odd_value_sends_the_column_to_the_server_and_only_then(sql_type: st
     assert not cast.needs_server
 
 
-def test_what_the_csv_parser_parses_is_cast_too() -> None:
+@pytest.mark.parametrize(
+    "sql_type", ["smallint", "integer", "bigint", "real", "double precision", "boolean", "date", "numeric(4,2)", "time(3)", "timestamp", "timestamptz"]
+)
+def test_what_the_csv_parser_parses_is_stored_like_the_text(database: str, sql_type: str) -> None:
+    form = {"boolean": "t", "date": "2024-01-31", "time(3)": "10:11:12.5", "timestamp": "2024-01-31 10:00", "timestamptz": "2024-01-31 10:00+02"}.get(
+        sql_type, "12"
+    )
+    column = column_of(database, table(database, "loaded", sql_type))
+    made = caster(column, pa.string())
+    options = csv.ConvertOptions(column_types={"v": made.plain}, true_values=["t"], false_values=["f"])
+    parsed = csv.read_csv(io.BytesIO(f"v,w\n{form},\n".encode()), convert_options=options)["v"].combine_chunks()
+    assert parsed.type == made.plain
+    assert made.cast(parsed).values.equals(made.cast(pa.array([form])).values)
+    ingest(database, "loaded", made, made.cast(parsed).values)
+    table(database, "expected", sql_type, [form])
+    assert difference(database, "loaded", "expected") == []
+
+
+def test_what_the_csv_parser_lets_through_is_refused() -> None:
     made = caster(Column("v", "numeric(4,2)"), pa.string())
     assert made.plain == pa.decimal128(4, 2)
     too_long = pa.array([12345], pa.int64()).cast(pa.decimal128(38, 0)).view(pa.decimal128(38, 2)).view(pa.decimal128(4, 2))  # as the CSV parser gives it
@@ -113,8 +140,8 @@ def test_what_the_csv_parser_parses_is_cast_too() -> None:
     assert cast.rules.to_pylist() == [None, "does not fit numeric(4,2) without rounding"]
 
 
-@pytest.mark.parametrize("sql_type", ["integer", "bigint", "real", "double precision", "boolean", "text", "uuid", "time without time zone"])
-def test_what_the_csv_parser_reads_otherwise_stays_text(sql_type: str) -> None:
+@pytest.mark.parametrize("sql_type", ["text", "uuid", "oid", "numeric", "numeric(60,2)", "bytea", "json", "inet", "money", "integer[]", "date[]"])
+def test_what_the_csv_parser_does_not_know_stays_text(sql_type: str) -> None:
     assert caster(Column("v", sql_type), pa.string()).plain is None
 
 

@@ -239,7 +239,17 @@ def test_metadata_that_is_no_type_never_becomes_sql(written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ['"My Type"', 'other."My ""Type"""[]', "numeric(5,-2)", "timestamp(3) with time zone[]", '"char"', "bit varying(3)", "public.hstore"]
+    "written",
+    [
+        '"My Type"',
+        'other."My ""Type"""[]',
+        "numeric(5,-2)",
+        "timestamp(3) with time zone[]",
+        '"char"',
+        "bit varying(3)",
+        "public.hstore",
+        "geometry(Point,4326)",
+    ],
 )
 def test_metadata_that_is_a_type_is_kept(written: str) -> None:
     field: Any = pa.field("v", pa.string(), metadata={FIELD_TYPE_KEY: written.encode()})
