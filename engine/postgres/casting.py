@@ -122,6 +122,7 @@ def caster(column: Column, given: pa.DataType, *, by_server: bool = False) -> Ca
         SchemaMismatch: No way from this type into that one keeps every value; the message names column, both types and the remedy.
 
     Example:
+        >>> from engine.postgres.columns import Column
         >>> made = caster(Column("dose", "numeric(6,2)"), pa.string())
         >>> made.cast(pa.array(["1.5", "1.005"])).rules.to_pylist()
         [None, 'does not fit numeric(6,2) without rounding']

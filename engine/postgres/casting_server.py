@@ -51,6 +51,7 @@ def cast_expression(kind: Declared, name: str) -> str:
         name: The column, quoted for SQL.
 
     Example:
+        >>> from engine.postgres.declared import declared
         >>> cast_expression(declared("character varying(20)[]"), '"notes"')
         'CAST("notes" AS character varying[])'
     """
