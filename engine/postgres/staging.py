@@ -1,0 +1,96 @@
+"""A temporary table that a file's rows pass through when they cannot go straight into the table: to be cast by the server, or to be merged.
+
+It lives in the load's transaction and goes with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from engine.errors import LoadFailed
+from engine.postgres.session import identifier, literal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    import pyarrow as pa
+
+    from engine.postgres.columns import Column
+    from engine.postgres.dataset import Dataset
+    from engine.postgres.session import Session
+
+_numbers = itertools.count(1)
+
+
+class Staging:
+    """Rows of one file, before they reach its table. Every method blocks.
+
+    Args of the constructor:
+        session: The load's transaction.
+        target: The table's quoted name.
+        columns: The columns that are sent, as the table has them.
+        by_server: Names of those that are sent as text, for the server to cast.
+    """
+
+    def __init__(self, session: Session, target: str, columns: Sequence[Column], by_server: Collection[str]) -> None:
+        number = next(_numbers)
+        self._session = session
+        self._target = target
+        self._names = [column.name for column in columns]
+        self._table = f"ferry_sent_{number}"
+        self._view = f"ferry_rows_{number}"
+        self._sent = identifier("pg_temp", self._table)
+        self._cast = identifier("pg_temp", self._view)
+        kinds = ", ".join(f"{identifier(c.name)} {'text' if c.name in by_server else c.type}" for c in columns)
+        session.execute(f"CREATE TEMPORARY TABLE {identifier(self._table)} ({kinds}) ON COMMIT DROP")
+        casts = self._casts(by_server)
+        shown = ", ".join(f"{identifier(name)}{casts.get(name, '')} AS {identifier(name)}" for name in self._names)
+        session.execute(f"CREATE TEMPORARY VIEW {identifier(self._view)} AS SELECT {shown} FROM {self._sent}")  # noqa: S608 - quoted
+
+    def _casts(self, by_server: Collection[str]) -> dict[str, str]:
+        """`::type` of each, without its modifier: an explicit cast to varchar(3) cuts a text, the assignment afterwards refuses it."""
+        if not by_server:
+            return {}
+        rows = self._session.fetch(
+            "SELECT attname::text, format_type(atttypid, -1) FROM pg_catalog.pg_attribute "  # noqa: S608 - quoted
+            f"WHERE attrelid = {literal(self._target)}::regclass AND attname IN ({', '.join(map(literal, by_server))})"
+        )
+        return {name: f"::{type_}" for name, type_ in rows}
+
+    def ingest(self, reader: pa.RecordBatchReader) -> int:
+        """Take batches; returns their rows."""
+        return self._session.ingest(reader, self._table, None)
+
+    def insert(self) -> None:
+        """Append the rows to the table, and be empty again."""
+        names = ", ".join(identifier(name) for name in self._names)
+        self._session.execute(f"INSERT INTO {self._target} ({names}) SELECT {names} FROM {self._cast}; TRUNCATE {self._sent}")  # noqa: S608 - quoted
+
+    def merge(self, dataset: Dataset, key: Sequence[str]) -> None:
+        """Update the table's rows of the same key, insert the others.
+
+        Nobody else may write to the table from here to the commit (readers may go on): two merges would both insert a key that neither sees.
+
+        Raises:
+            LoadFailed: The file holds a key more than once: nobody can say which row is right.
+        """
+        self._session.execute(f"ANALYZE {self._sent}")
+        self._check_key(key)
+        self._session.execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
+        for statement in dataset.merge_statements(self._names, self._cast):
+            self._session.execute(statement)
+
+    def _check_key(self, key: Sequence[str]) -> None:
+        names = ", ".join(identifier(name) for name in key)
+        grouped = f"SELECT count(*) AS n FROM {self._cast} GROUP BY {names} HAVING count(*) > 1"  # noqa: S608 - quoted
+        keys, rows = self._session.fetch(f"SELECT count(*), coalesce(sum(n), 0)::bigint FROM ({grouped}) AS q")[0]  # noqa: S608 - quoted
+        if keys:
+            raise LoadFailed(
+                f"{self._session.what}: the file holds {keys:,} keys ({', '.join(key)}) more than once, in {rows:,} rows, and a merge takes one row for each; "
+                "nothing of it was committed"
+            )
+
+    def drop(self) -> None:
+        """Free its space before the transaction ends."""
+        self._session.execute(f"DROP VIEW {self._cast}; DROP TABLE {self._sent}")
