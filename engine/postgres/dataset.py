@@ -17,6 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import dlt
+from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.pipeline import PipelineContext
 from dlt.common.schema import Schema
 from dlt.common.storages.load_package import create_load_id
@@ -28,7 +29,7 @@ from dlt.destinations.sql_jobs import SqlMergeFollowupJob
 
 from engine.errors import LoadFailed
 from engine.postgres.dlt_types import TYPE_HINT, dlt_column
-from engine.postgres.session import literal
+from engine.postgres.session import identifier, literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,7 +96,7 @@ class Dataset:
         table["columns"] = {name: table["columns"][name] for name in columns}
         table["x-merge-strategy"] = "upsert"  # type: ignore[typeddict-unknown-key]  # dlt's own hint, which its type leaves out
         client.sql_client.staging = staging
-        return SqlMergeFollowupJob.generate_sql([table], client.sql_client)
+        return [_rendered(statement, (), {}) for statement in SqlMergeFollowupJob.generate_sql([table], client.sql_client)]
 
     def complete(self, load_id: str) -> None:
         """Write the row of `_dlt_loads`."""
@@ -156,6 +157,9 @@ def _environment(folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+_PLACEHOLDER = re.compile(r"(?<!%)%s")
+
+
 class _Types(PostgresTypeMapper):
     """Writes a column's exact PostgreSQL type where its hint names one."""
 
@@ -214,15 +218,20 @@ class _SqlClient(Psycopg2SqlClient):
         """Whether the dlt table that a query reads exists."""
         names = re.findall(r'"_dlt_\w+"', text.partition("FROM")[2])[:1]
         table = f"{self.fully_qualified_dataset_name()}.{names[0]}" if names else None
-        return table is None or bool(self._session.fetch(f"SELECT to_regclass({literal(table)}) IS NOT NULL")[0][0])
+        return table is None or bool(self._session.fetch(f"SELECT to_regclass({literal(_rendered(table, (), {}))}) IS NOT NULL")[0][0])
 
 
 def _rendered(query: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The query with its values written into it."""
+    """The query with its values written into it, and names that hold a % as they are again (`_escaped`)."""
     if kwargs:
         raise LoadFailed("dlt sent a query with named values")  # it has none in what is used of it; a test would show
-    pieces = query.split("%s") if args else [query]
-    return pieces[0] + "".join(literal(value) + piece for value, piece in zip(args, pieces[1:], strict=True))
+    first, *others = (piece.replace("%%", "%") for piece in _PLACEHOLDER.split(query))
+    return first + "".join(literal(value) + piece for value, piece in zip(args, others, strict=True))
+
+
+def _escaped(name: str) -> str:
+    """A quoted name for dlt's SQL, in which %s stands for a value."""
+    return identifier(name).replace("%", "%%")
 
 
 class _Client(PostgresClient):
@@ -243,6 +252,11 @@ def _destination(session: Session) -> postgres:
             self.sql_client = _SqlClient(session, plain.dataset_name, plain.staging_dataset_name, config.credentials, capabilities)
 
     class Destination(postgres):
+        def _raw_capabilities(self) -> DestinationCapabilitiesContext:
+            capabilities = super()._raw_capabilities()
+            capabilities.escape_identifier = _escaped
+            return capabilities
+
         @property
         def client_class(self) -> type[PostgresClient]:
             return Client
