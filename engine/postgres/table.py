@@ -132,7 +132,10 @@ def _declared_type(connection: psycopg.Connection[Any], column: str, text: str, 
     if parsed.status != pq.ExecStatus.COMMAND_OK:
         raise _no_type(parsed, column, text, options)
     found = connection.pgconn.describe_prepared(b"")
-    row = connection.execute(_DECLARED, {"oid": found.ftype(0), "typmod": found.fmod(0), "text": text}).fetchone()
+    try:
+        row = connection.execute(_DECLARED, {"oid": found.ftype(0), "typmod": found.fmod(0), "text": text}).fetchone()
+    except psycopg.ProgrammingError:  # more than a type: `integer AS x`
+        row = None
     if row is None:
         raise ConfigurationError(f"column {column!r}: the server knows no type {text!r}")
     return str(row[0]), str(row[1])
@@ -145,7 +148,7 @@ SELECT format_type(CASE WHEN named.typtype = 'd' THEN named.oid ELSE t.oid END, 
             WHEN t.typtype IN ('r', 'm') AND t.typnamespace <> 'pg_catalog'::regnamespace THEN 'range'
             WHEN named.typtype = 'd' THEN format_type(t.oid, %(typmod)s) ELSE '' END
 FROM pg_catalog.pg_type t, pg_catalog.pg_type named
-WHERE t.oid = %(oid)s::oid AND named.oid = to_regtype(%(text)s) AND t.typtype <> 'p'
+WHERE t.oid = %(oid)s::oid AND named.oid = to_regtype(%(text)s) AND 'p' NOT IN (t.typtype, named.typtype)
 """
 
 
