@@ -17,7 +17,6 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import dlt
-from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.pipeline import PipelineContext
 from dlt.common.schema import Schema
 from dlt.common.storages.load_package import create_load_id
@@ -30,10 +29,13 @@ from dlt.destinations.sql_jobs import SqlMergeFollowupJob
 from engine.errors import LoadFailed
 from engine.postgres.dlt_types import TYPE_HINT, dlt_column
 from engine.postgres.session import identifier, literal
+from engine.postgres.table import missing_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from dlt.common.destination import DestinationCapabilitiesContext
 
     from engine.postgres.columns import Column
     from engine.postgres.session import Session
@@ -121,7 +123,8 @@ class Dataset:
         described = {column.name: dlt_column(column) for column in columns}
         for name in key:
             described[name]["primary_key"] = True
-        return {"name": self._table, "columns": described, "write_disposition": disposition, "resource": self._table}
+        seen = {"seen-data": True}  # dlt's mark of a table that holds rows, which its datasets go by
+        return {"name": self._table, "columns": described, "write_disposition": disposition, "resource": self._table, "x-normalizer": seen}
 
 
 def new_load_id() -> str:
@@ -216,9 +219,8 @@ class _SqlClient(Psycopg2SqlClient):
 
     def _has(self, text: str) -> bool:
         """Whether the dlt table that a query reads exists."""
-        names = re.findall(r'"_dlt_\w+"', text.partition("FROM")[2])[:1]
-        table = f"{self.fully_qualified_dataset_name()}.{names[0]}" if names else None
-        return table is None or bool(self._session.fetch(f"SELECT to_regclass({literal(_rendered(table, (), {}))}) IS NOT NULL")[0][0])
+        names = re.findall(r'"(_dlt_\w+)"', text.partition("FROM")[2])[:1]
+        return not names or not missing_tables(self._session.fetch, self.dataset_name, names)
 
 
 def _rendered(query: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

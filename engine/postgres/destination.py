@@ -23,7 +23,7 @@ from engine.postgres.file_load import BOOKKEEPING, Load
 from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger
 from engine.postgres.rejected import rejected_name
 from engine.postgres.session import Session, identifier
-from engine.postgres.table import check_name, declared_types, read_table
+from engine.postgres.table import check_name, declared_types, missing_tables, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,7 +79,7 @@ class PostgresDestination:
         found: dict[str, tuple[Loaded, ...]] = {}
         ledger = LoadLedger(self._options.table_schema, self._options.table)
         with self._asking() as connection:
-            if not _stands(connection, self._options.table_schema, LEDGER):
+            if missing_tables(_fetch(connection), self._options.table_schema, [LEDGER]):
                 return found
             wanted = iter(paths)
             while some := list(itertools.islice(wanted, _PATHS_AT_ONCE)):
@@ -141,7 +141,7 @@ class PostgresDestination:
         ).fetchone() or (False, False, False)
         if not exists and not may_make:
             raise ResourceError(f"there is no schema {schema!r} in {self._options.where}, and the role may not make one (GRANT CREATE ON DATABASE)")
-        missing = [name for name in BOOKKEEPING if exists and not _stands(connection, schema, name)]
+        missing = missing_tables(_fetch(connection), schema, BOOKKEEPING)
         if exists and not may_create and (missing or not made):
             tables = ", ".join([*([] if made else [self._options.table]), *missing])
             raise ResourceError(f"permission denied: the role may not make tables in schema {schema!r} (GRANT CREATE), and these are missing: {tables}")
@@ -162,8 +162,3 @@ class PostgresDestination:
 
 def _fetch(connection: psycopg.Connection[Any]) -> Any:
     return lambda text: connection.execute(text).fetchall()
-
-
-def _stands(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [identifier(schema, name)]).fetchone()
-    return bool(row and row[0])

@@ -15,7 +15,7 @@ from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger, lock_key
 from engine.postgres.rejected import Rejected
 from engine.postgres.session import identifier, literal
 from engine.postgres.staging import Staging
-from engine.postgres.table import read_table
+from engine.postgres.table import missing_tables, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -133,9 +133,7 @@ class Load:
         self._prepared = True
 
     def _missing(self) -> list[str]:
-        names = [literal(identifier(self._options.table_schema, name)) for name in BOOKKEEPING]
-        stands = self._session.fetch("SELECT " + ", ".join(f"to_regclass({name}) IS NOT NULL" for name in names))[0]
-        return [name for name, there in zip(BOOKKEEPING, stands, strict=True) if not there]
+        return missing_tables(self._session.fetch, self._options.table_schema, BOOKKEEPING)
 
     def _make_table(self) -> None:
         """Have dlt make or alter the table, under a lock that others who would do so wait for.

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from engine.postgres.load_ledger import lock_key
 from engine.postgres.session import identifier, literal
-from engine.postgres.table import MOST_BYTES
+from engine.postgres.table import MOST_BYTES, missing_tables
 
 if TYPE_CHECKING:
     from engine.postgres.load_ledger import FileIdentity
@@ -44,7 +44,7 @@ class Rejected:
 
     def write(self, session: Session, rows: pa.RecordBatch, file: FileIdentity, load_id: str) -> None:
         """Store rows (schema `ROWS`) of a file, in the session's transaction."""
-        if not session.fetch(f"SELECT to_regclass({literal(identifier(self._schema, self._name))}) IS NOT NULL")[0][0]:
+        if missing_tables(session.fetch, self._schema, [self._name]):
             self._create(session)
         rows = rows.cast(ROWS)
         known = {"file": pa.scalar(file.path), "load_id": pa.scalar(load_id)}
@@ -54,7 +54,7 @@ class Rejected:
 
     def forget(self, session: Session, path: str | None) -> None:
         """Remove what an earlier load put aside of a file, or of every file, that is loaded anew."""
-        if session.fetch(f"SELECT to_regclass({literal(identifier(self._schema, self._name))}) IS NOT NULL")[0][0]:
+        if not missing_tables(session.fetch, self._schema, [self._name]):
             session.execute(f"DELETE FROM {identifier(self._schema, self._name)}" + (f" WHERE file = {literal(path)}" if path is not None else ""))  # noqa: S608 - quoted
 
     def _create(self, session: Session) -> None:

@@ -108,6 +108,18 @@ def read_table(fetch: Fetch, schema: str, name: str) -> Table | None:
     return Table(schema, name, columns, frozenset(row[0] for row in rows if row[4] == "a"))
 
 
+def missing_tables(fetch: Fetch, schema: str, names: Sequence[str]) -> list[str]:
+    """Those of the names that no relation of the schema has.
+
+    Asked of the catalog: `to_regclass` answers from a cache, which within a transaction need not know what others have committed since.
+    """
+    found = fetch(
+        "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "  # noqa: S608 - quoted
+        f"WHERE n.nspname = {literal(schema)} AND c.relname IN ({', '.join(map(literal, names))})"
+    )
+    return [name for name in names if (name,) not in found]
+
+
 _PLAIN = re.compile(r"""(?:[^\W\d]\w*|"(?:[^"]|"")+")(?:[ .](?:[^\W\d]\w*|"(?:[^"]|"")+"))*[ ]*(?:\([\d\s,-]*\))?[\w ]*(?:\[\d*\])*""")
 
 
