@@ -20,7 +20,7 @@ from engine.errors import ConfigurationError, ResourceError
 from engine.libpq import connect, is_encrypted, query_failed
 from engine.postgres.contract import Plan, plan
 from engine.postgres.file_load import BOOKKEEPING, Load
-from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger
+from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger, ledger_text
 from engine.postgres.rejected import rejected_name
 from engine.postgres.session import Session, identifier
 from engine.postgres.table import check_name, declared_types, missing_tables, read_table
@@ -82,9 +82,9 @@ class PostgresDestination:
             if missing_tables(_fetch(connection), self._options.table_schema, [LEDGER]):
                 return found
             wanted = iter(paths)
-            while some := list(itertools.islice(wanted, _PATHS_AT_ONCE)):
+            while some := {ledger_text(path): path for path in itertools.islice(wanted, _PATHS_AT_ONCE)}:
                 for one in ledger.loaded(_fetch(connection), some):
-                    found[one.path] = (*found.get(one.path, ()), one)
+                    found[some[one.path]] = (*found.get(some[one.path], ()), one)
         return found
 
     @contextlib.contextmanager
@@ -109,8 +109,10 @@ class PostgresDestination:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[psycopg.Connection[Any]]:
+        """A transaction that only reads: a pooler keeps it on one server."""
         with connect(self._options) as connection:
             try:
+                connection.execute("BEGIN TRANSACTION READ ONLY")
                 yield connection
             except psycopg.Error as error:
                 raise query_failed(self._options, error.sqlstate) from None

@@ -16,9 +16,10 @@ from engine.postgres.rejected import Rejected
 from engine.postgres.session import identifier, literal
 from engine.postgres.staging import Staging
 from engine.postgres.table import missing_tables, read_table
+from engine.results import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from engine.postgres.columns import Column
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from engine.postgres.destination_options import PostgresDestinationOptions
     from engine.postgres.load_ledger import FileIdentity
     from engine.postgres.session import Session
+    from engine.postgres.staging import Refused
 
 BOOKKEEPING = ("_dlt_version", "_dlt_loads", LEDGER)
 """Tables beside those that are loaded."""
@@ -103,7 +105,7 @@ class Load:
 
         if not self._prepared:
             self._prepare()
-        self._session.what = f"loading {file.path} into {self._options.shown}"
+        self._session.what = f"loading {printable(file.path)} into {self._options.shown}"
         load_id = self._replacing or new_load_id()
         if self._replacing is None:
             self._session.begin()
@@ -114,7 +116,7 @@ class Load:
                 self._replacing = load_id
         earlier = self._earlier(file)
         if earlier is None and not self._ledger.claim(self._session, file, load_id, self._run):
-            raise LoadFailed(f"{file.path} is loaded twice in one load into {self._options.shown}")
+            raise LoadFailed(f"{printable(file.path)} is loaded twice in one load into {self._options.shown}")
         return FileLoad(self._session, self._options, self._plan, file, load_id, earlier, self._rejected)
 
     def _prepare(self) -> None:
@@ -172,7 +174,7 @@ class Load:
             return same
         if self._options.changed_file == "fail":
             raise LoadFailed(
-                f"{file.path} was loaded into {self._options.shown} on {before[-1].loaded_at:%Y-%m-%d %H:%M} with other content; "
+                f"{printable(file.path)} was loaded into {self._options.shown} on {before[-1].loaded_at:%Y-%m-%d %H:%M} with other content; "
                 "on_changed_file decides what to do: reload (its earlier rows go), append (they stay)"
             )
         if self._options.changed_file == "reload":
@@ -236,22 +238,28 @@ class FileLoad:
         self._staging: Staging | None = None
         self._sent: tuple[tuple[str, ...], frozenset[str]] | None = None
 
-    def write(self, reader: pa.RecordBatchReader, by_server: Collection[str] = ()) -> int:
+    def write(self, reader: pa.RecordBatchReader, by_server: Collection[str] = (), on_refused: Callable[[list[Refused]], None] | None = None) -> int:
         """Send batches into the table; may be called again for more of the same file. Blocking, interruptible, callable from any thread.
 
         Args:
             reader: Columns named as in `Load.columns`, without generated ones, of the types that `adbc_ingest` stores exactly (`Caster.target`).
                 An exception that it raises comes out as it is.
             by_server: Columns that come as text and are cast by the server (`Caster.by_server`); the same in each call.
+            on_refused: Told, in the calling thread, of the rows of this call that the server would not cast, which are left out; it may raise, and
+                it may call `reject`. Without it, or before PostgreSQL 16, such a row fails the file, and nobody can say which row it is.
 
         Returns:
-            Rows sent.
+            Rows that will be stored.
         """
         sent = tuple(reader.schema.names), frozenset(by_server)
         self._check(sent)
-        rows = self._session.call(lambda: self._write(reader, sent))
-        self.rows += rows
-        return rows
+        rows, refused = self._session.call(lambda: self._write(reader, sent, ask=on_refused is not None))
+        if refused and on_refused is not None:
+            on_refused(refused)
+        if self._staging is not None and self._options.write_disposition != "merge":
+            self._session.call(self._staging.insert)
+        self.rows += rows - len(refused)
+        return rows - len(refused)
 
     def reject(self, rows: pa.RecordBatch) -> None:
         """Put rows aside in `<table>__rejected` (columns as in `rejected.ROWS`), in the file's transaction; not while a `write` runs."""
@@ -261,15 +269,15 @@ class FileLoad:
 
     def _check(self, sent: tuple[tuple[str, ...], frozenset[str]]) -> None:
         if self.earlier is not None:
-            raise LoadFailed(f"{self.file.path} is loaded already")
+            raise LoadFailed(f"{printable(self.file.path)} is loaded already")
         known = {column.name for column in self._plan.columns if not column.generated}
         strange = [name for name in sent[0] if name not in known]
         if strange or (self._sent or sent) != sent:
-            raise LoadFailed(f"{self.file.path}: batches with other columns than announced ({', '.join(strange or sent[0])})")
+            raise LoadFailed(f"{printable(self.file.path)}: batches with other columns than announced ({', '.join(strange or sent[0])})")
 
     # What follows runs in worker threads.
 
-    def _write(self, reader: pa.RecordBatchReader, sent: tuple[tuple[str, ...], frozenset[str]]) -> int:
+    def _write(self, reader: pa.RecordBatchReader, sent: tuple[tuple[str, ...], frozenset[str]], *, ask: bool) -> tuple[int, list[Refused]]:
         _, by_server = sent
         reader = self._filled(reader)
         merging = self._options.write_disposition == "merge"
@@ -279,11 +287,9 @@ class FileLoad:
             self._staging = Staging(self._session, target, [columns[name] for name in reader.schema.names], by_server)
         self._sent = sent
         if self._staging is None:
-            return self._session.ingest(reader, self._options.table, self._options.table_schema)
+            return self._session.ingest(reader, self._options.table, self._options.table_schema), []
         rows = self._staging.ingest(reader)
-        if not merging:
-            self._staging.insert()
-        return rows
+        return rows, self._staging.refuse(rows) if ask else []
 
     def complete(self, dataset: Dataset) -> None:
         """Merge what was staged; blocking. For `Load`."""

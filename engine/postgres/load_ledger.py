@@ -28,7 +28,8 @@ class FileIdentity:
     """One version of a file, wherever it is kept.
 
     Attributes:
-        path: Where it is, as people find it again: a URL or an absolute path, no secrets. A column `_source_file` holds the same text.
+        path: Where it is, as people find it again: a URL or an absolute path, no secrets. A column `_source_file` holds the same text
+            (`ledger_text`: bytes of a name that are not UTF-8 stand in it as escapes).
         version: Tells its content from any other that stood there: ETag, SHA-256, or size and modification time.
         size: In bytes.
     """
@@ -36,6 +37,9 @@ class FileIdentity:
     path: str
     version: str
     size: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", ledger_text(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,16 @@ class LoadLedger:
 
     def _id(self, file: FileIdentity) -> str:
         return hashlib.sha256(f"{self._table}\0{file.path}\0{file.version}".encode(errors="surrogateescape")).hexdigest()
+
+
+def ledger_text(path: str) -> str:
+    r"""A path as the ledger writes it.
+
+    Example:
+        >>> ledger_text("/data/lab.csv"), ledger_text(b"/data/l\xe4b.csv".decode(errors="surrogateescape"))
+        ('/data/lab.csv', '/data/l\\udce4b.csv')
+    """
+    return path if path.isprintable() else path.encode("utf-8", "backslashreplace").decode()
 
 
 def lock_key(*parts: str) -> int:

@@ -17,7 +17,7 @@ from adbc_driver_manager import _reader  # as in source.py: the public reader re
 from psycopg import sql
 
 from engine import workers
-from engine.errors import FerryError
+from engine.errors import FerryError, IntegrityError
 from engine.libpq import connection_failed
 from engine.postgres.load_errors import load_failed
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.libpq import PostgresOptions
 
 CLEANUP_SECONDS = 10.0
+ELSEWHERE_SECONDS = 0.6
 T = TypeVar("T")
 
 
@@ -51,6 +52,9 @@ class Session:
         self._options = options
         self.what = what
         self._stop = threading.Event()
+        self._left = threading.Event()
+        self._sent = 0
+        self._elsewhere = True  # whether the worker is in nobody's reach: connecting, or within the reader of batches
         self._lock = threading.Lock()
         self._statement: adbc.AdbcStatement | None = None
         self._pending: Future[Any] | None = None
@@ -62,18 +66,25 @@ class Session:
 
     def __exit__(self, *exception: object) -> None:
         """Close the connection, and with it end a transaction that was not committed."""
-        if self._pending is None or self._end(self._pending):
+        if self._pending is None or self._pending.done() or (not self._left.is_set() and self._end(self._pending)):
             self._handles.close()
 
     def call(self, work: Callable[[], T]) -> T:
         """Run blocking `work` in a worker thread; whoever stops waiting cancels the statement that runs, and ends the session."""
-        future = workers.start(work, name="ferry-load")
+        future = workers.start(lambda: self._run(work), name="ferry-load")
         self._pending = future
         try:
             return workers.wait(future)
         except BaseException:
             self._end(future)
             raise
+
+    def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        finally:
+            if self._left.is_set():  # nobody waits for this thread any more: it closes up behind itself
+                self._handles.close()
 
     def settle(self) -> bool:
         """End what still runs for somebody who has gone; whether the session can be used further."""
@@ -120,29 +131,45 @@ class Session:
             schema: Its schema; None: a temporary table.
         """
         raised: list[BaseException] = []
+        self._sent = 0
         watched = pa.RecordBatchReader.from_batches(reader.schema, self._watched(reader, raised))
         target = {"adbc.ingest.temporary": "true"} if schema is None else {"adbc.ingest.target_db_schema": schema}
         try:
             with self._translated(), self._open() as statement:
                 statement.set_options(**{"adbc.ingest.target_table": table, "adbc.ingest.mode": "adbc.ingest.mode.append", **target})
                 statement.bind_stream(watched)
-                return int(statement.execute_update())
+                taken = int(statement.execute_update())
         except FerryError:
             if raised:
                 raise raised[0] from None
             raise
+        if taken != self._sent:
+            raise IntegrityError(f"{self.what}: {self._sent:,} rows were sent and {taken:,} taken; nothing of it was committed")
+        return taken
 
     def _watched(self, reader: pa.RecordBatchReader, raised: list[BaseException]) -> Iterator[pa.RecordBatch]:
         """The reader's batches, until nobody wants them; an exception is kept, since the driver would make text of it."""
         try:
-            for batch in reader:
+            for batch in self._read(reader):
                 self._still_wanted()
+                self._sent += batch.num_rows
                 yield batch
         except GeneratorExit:  # the driver lets go of the stream: its own error tells why
             raise
         except BaseException as error:
             raised.append(error)
             raise
+
+    def _read(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        while True:
+            self._elsewhere = True
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            finally:
+                self._elsewhere = False
+            yield batch
 
     def _still_wanted(self) -> None:
         if self._stop.is_set():
@@ -155,6 +182,7 @@ class Session:
             connection: adbc.AdbcConnection = self._handles.enter_context(adbc.AdbcConnection(database))
         except adbc.Error as error:
             raise connection_failed(self._options, str(error)) from None
+        self._elsewhere = False
         return connection
 
     @contextlib.contextmanager
@@ -176,16 +204,22 @@ class Session:
                     self._statement = None
 
     def _end(self, future: Future[Any]) -> bool:
-        """Cancel until the worker has come back; False: it has not, and keeps the connection (a daemon thread)."""
+        """Cancel until the worker has come back; False: it has not, and closes the connection when it does.
+
+        A worker that connects, or waits for the next batch, is not within reach of a cancellation: nobody waits long for it.
+        """
         if future.done():
             return True
         self._stop.set()
-        for _ in range(int(CLEANUP_SECONDS / workers.POLL_SECONDS)):
+        for i in range(int(CLEANUP_SECONDS / workers.POLL_SECONDS)):
+            if self._elsewhere and i * workers.POLL_SECONDS >= ELSEWHERE_SECONDS:
+                break
             workers.start(self._cancel, name="ferry-cancel")
             with contextlib.suppress(TimeoutError):
                 future.exception(timeout=workers.POLL_SECONDS)
                 return True
-        return False
+        self._left.set()
+        return future.done()
 
     def _cancel(self) -> None:
         with self._lock, contextlib.suppress(adbc.Error):

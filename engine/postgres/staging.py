@@ -6,6 +6,7 @@ It lives in the load's transaction and goes with it.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.errors import LoadFailed
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from engine.postgres.session import Session
 
 _numbers = itertools.count(1)
+
+_ASKS_SINCE = 16_00_00
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that the server would not take.
+
+    Attributes:
+        row: Its number among the rows of one `write`, from 0.
+        column: The column whose text is none of its type.
+    """
+
+    row: int
+    column: Column
 
 
 class Staging:
@@ -42,8 +58,12 @@ class Staging:
         self._view = f"ferry_rows_{number}"
         self._sent = identifier("pg_temp", self._table)
         self._cast = identifier("pg_temp", self._view)
+        self._checked = [column for column in columns if column.name in by_server]
+        self._rows = 0
+        self._row = identifier("row" + "_" * max((len(name) for name in self._names), default=0))  # no name of theirs
         kinds = ", ".join(f"{identifier(c.name)} {'text' if c.name in by_server else c.type}" for c in columns)
-        session.execute(f"CREATE TEMPORARY TABLE {identifier(self._table)} ({kinds}) ON COMMIT DROP")
+        numbered = f", {self._row} bigint GENERATED ALWAYS AS IDENTITY" if by_server else ""
+        session.execute(f"CREATE TEMPORARY TABLE {identifier(self._table)} ({kinds}{numbered}) ON COMMIT DROP")
         casts = self._casts(by_server)
         shown = ", ".join(f"{identifier(name)}{casts.get(name, '')} AS {identifier(name)}" for name in self._names)
         session.execute(f"CREATE TEMPORARY VIEW {identifier(self._view)} AS SELECT {shown} FROM {self._sent}")  # noqa: S608 - quoted
@@ -60,7 +80,26 @@ class Staging:
 
     def ingest(self, reader: pa.RecordBatchReader) -> int:
         """Take batches; returns their rows."""
-        return self._session.ingest(reader, self._table, None)
+        rows = self._session.ingest(reader, self._table, None)
+        self._rows += rows
+        return rows
+
+    def refuse(self, last: int) -> list[Refused]:
+        """Take out those of the last so many rows that hold a text which the server would not cast, and say which: the first such column of each.
+
+        Servers before PostgreSQL 16 cannot be asked (`pg_input_is_valid`): there the cast itself fails, and the file with it.
+        """
+        version = self._session.fetch("SELECT current_setting('server_version_num')::int")[0][0]
+        if version < _ASKS_SINCE or not self._checked:
+            return []
+        wrong = [f"NOT coalesce(pg_input_is_valid({identifier(c.name)}, {literal(c.type)}), true)" for c in self._checked]
+        which = " ".join(f"WHEN {condition} THEN {i}" for i, condition in enumerate(wrong))
+        before = self._rows - last
+        rows = self._session.fetch(
+            f"WITH wrong AS (DELETE FROM {self._sent} WHERE {self._row} > {before} AND ({' OR '.join(wrong)}) "  # noqa: S608 - quoted
+            f"RETURNING {self._row} AS row, CASE {which} END AS n) SELECT row, n FROM wrong ORDER BY row"
+        )
+        return [Refused(int(row) - before - 1, self._checked[n]) for row, n in rows]
 
     def insert(self) -> None:
         """Append the rows to the table, and be empty again."""

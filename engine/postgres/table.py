@@ -127,7 +127,7 @@ def declared_types(connection: psycopg.Connection[Any], texts: Sequence[tuple[st
     """Types as people write them (`int`, `varchar(20)`) as the server writes them, each with `Column.base`.
 
     Args:
-        connection: In autocommit.
+        connection: Within a transaction, which ends when a type is refused.
         texts: (column, type) pairs; the column is for messages.
         options: Where the connection goes, for messages.
 

@@ -83,6 +83,15 @@ def test_a_file_may_be_written_in_several_pieces_and_have_no_rows(database: str)
     assert fetch(database, "SELECT path, rows FROM _ferry_loads ORDER BY path") == [("/data/a.csv", 3), ("/data/empty.csv", 0), ("/data/none.csv", 0)]
 
 
+def test_a_path_that_is_no_text_is_kept_with_escapes(database: str) -> None:
+    odd = [b"/data/l\xe4b.csv".decode(errors="surrogateescape"), "/data/\n.csv", "/" + "ž" * 4000]
+    target = destination(database)
+    for _ in range(2):
+        counts = load(target, *((file(path), people(i)) for i, path in enumerate(odd)))
+    assert counts == [None] * 3
+    assert list(target.loaded(odd)) == odd
+
+
 HOSTILE = ('a "b"', "ž'; drop table x --", "line\nfeed", " lead", "▶", "%s", "CamelCase", "\\", "a" * 63)
 
 
@@ -477,6 +486,35 @@ def test_the_server_casts_what_has_no_arrow_form_and_never_cuts_a_text(database:
             write(f"/data/{name}.csv", [{**rows[0], name: value}])
         assert value not in str(caught.value)
     assert fetch(database, "SELECT count(*) FROM people") == [(4,)]
+
+
+@pytest.mark.parametrize("more", [{}, {"write_disposition": "merge", "primary_key": "row"}])
+def test_rows_that_the_server_would_not_cast_are_told_and_left_out(database: str, more: dict[str, Any]) -> None:
+    execute(database, "CREATE TYPE mood AS ENUM ('ok')", "CREATE DOMAIN low AS int CHECK (value < 5)")
+    execute(database, "CREATE TABLE people (row int, ip inet, short varchar(2)[], m mood, l low)")
+    good = {"ip": "::1", "short": "{ab}", "m": "ok", "l": "1"}
+    bad: list[dict[str, Any]] = [{"ip": "4711"}, {"short": "{abc}"}, {"m": "sad"}, {"l": "9"}, {"ip": None, "m": "x"}]
+    schema = pa.schema([("row", pa.int32()), *((name, pa.string()) for name in good)])
+    told: list[tuple[int, str]] = []
+
+    def write(one: Any, first: int) -> int:
+        rows = [{"row": first + i, **good, **({} if i % 2 == 0 else bad[i // 2])} for i in range(10)]
+        batch = pa.RecordBatch.from_pylist(rows, schema=schema)
+        reader = pa.RecordBatchReader.from_batches(schema, [batch.slice(0, 3), batch.slice(3)])
+        stored: int = one.write(reader, by_server=good, on_refused=lambda refused: told.extend((one.row, one.column.name) for one in refused))
+        return stored
+
+    with destination(database, **more).open([Column(name, "") for name in schema.names]) as opened, opened.file(file()) as one:
+        assert (write(one, 0), write(one, 10)) == (5, 5)
+        assert one.rows == 10
+    assert told == [(1, "ip"), (3, "short"), (5, "m"), (7, "l"), (9, "m")] * 2
+    assert fetch(database, "SELECT row FROM people ORDER BY row") == [(i,) for i in range(0, 20, 2)]
+
+    def refuse(refused: Any) -> None:
+        raise SchemaMismatch(f"line {refused[0].row}")
+
+    with pytest.raises(SchemaMismatch, match="line 0"), destination(database).open([Column("ip", "")]) as opened, opened.file(file("b")) as one:
+        one.write(reader(ip=["x"]), by_server=["ip"], on_refused=refuse)
 
 
 def test_text_that_the_server_casts_is_merged_too(database: str) -> None:

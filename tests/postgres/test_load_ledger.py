@@ -231,6 +231,31 @@ def test_an_interruption_ends_a_stream_of_batches_that_goes_on(database: str) ->
     assert fetch(database, "SELECT count(*) FROM people") == [(1,)]
 
 
+def test_an_interruption_does_not_wait_for_a_reader_that_hangs(database: str) -> None:
+    """The next batch comes from a store that does not answer."""
+    load(destination(database), (file("/data/first.csv"), people(0)))
+    go, began = threading.Event(), time.monotonic()
+
+    def hanging() -> Any:
+        yield BATCH
+        go.wait(20)
+        yield BATCH
+
+    def unwanted() -> None:
+        if time.monotonic() - began > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), workers.watching(unwanted):
+        load(destination(database), (file(), streamed(hanging())))
+    assert time.monotonic() - began < 2
+    go.set()
+    deadline = time.monotonic() + 5
+    while fetch(database, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'arrow-ferry' AND datname = current_database()") != [(0,)]:
+        assert time.monotonic() < deadline, "the connection must be closed once the reader comes back"
+        time.sleep(0.05)
+    assert fetch(database, "SELECT id FROM people") == [(0,)]
+
+
 def test_a_wait_for_a_lock_is_interruptible(database: str) -> None:
     load(destination(database), (file("/data/first.csv"), people(0)))
     with psycopg.connect(database) as holder:
