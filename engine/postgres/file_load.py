@@ -122,16 +122,16 @@ class Load:
     def _prepare(self) -> None:
         """Make what stands beside the table, once for all tables of the schema, in a short transaction of its own."""
         schema, session = self._options.table_schema, self._session
+        session.what = f"making the tables {', '.join(BOOKKEEPING)} in schema {schema}"
+        session.begin()
         if self._missing():
-            session.what = f"making the tables {', '.join(BOOKKEEPING)} in schema {schema}"
-            session.begin()
             session.execute(f"SELECT pg_advisory_xact_lock({lock_key(schema)})")
             missing = self._missing()
             if missing:
                 self._dataset.sync()
             if LEDGER in missing:
                 self._ledger.create(session)
-            session.commit()
+        session.commit()
         self._prepared = True
 
     def _missing(self) -> list[str]:

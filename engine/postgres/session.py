@@ -37,7 +37,7 @@ class _Unwanted(Exception):  # noqa: N818 - an end, not an error
 
 
 class Session:
-    """A connection for one load.
+    """A connection for one load. Answers are fetched within a transaction: the driver prepares them first, and a pooler may change servers in between.
 
     Every method but `call` blocks: call them within `call`, or in a worker thread.
 
