@@ -3,6 +3,9 @@
 A real dlt pipeline does it, through a client whose SQL goes into the load's own transaction (`Session`) instead of a connection of dlt's: a new
 table, its rows, the ledger and dlt's bookkeeping are committed together, and every way to connect that libpq knows works. dlt's load step is not used.
 
+A plain dlt pipeline may go on with the table: with Arrow tables as it is; with dicts once it has `_dlt_load_id` and `_dlt_id` (dlt wants to add them NOT NULL,
+which a table with rows does not take; `ALTER TABLE … ADD _dlt_load_id text, ADD _dlt_id text` does). A load fills them where they stand.
+
 Each table has a dlt schema of its own (`ferry_<table>`), so that loads into several tables never wait for each other. Names are stored as they are
 (`direct` naming; not even quotes are replaced). Importing this module imports dlt (about a second): `destination.py` does so when it first needs it.
 """

@@ -14,7 +14,7 @@ from engine.postgres.destination_options import SOURCE_FILE
 from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger, lock_key
 from engine.postgres.rejected import Rejected
 from engine.postgres.session import identifier, literal
-from engine.postgres.staging import Staging
+from engine.postgres.staging import Staging, merge
 from engine.postgres.table import missing_tables, read_table
 from engine.results import printable
 
@@ -235,8 +235,8 @@ class FileLoad:
         self._options = options
         self._plan = planned
         self._rejected = rejected
-        self._staging: Staging | None = None
-        self._sent: tuple[tuple[str, ...], frozenset[str]] | None = None
+        self._names: tuple[str, ...] | None = None
+        self._stagings: dict[frozenset[str], Staging] = {}
 
     def write(self, reader: pa.RecordBatchReader, by_server: Collection[str] = (), on_refused: Callable[[list[Refused]], None] | None = None) -> int:
         """Send batches into the table; may be called again for more of the same file. Blocking, interruptible, callable from any thread.
@@ -244,20 +244,20 @@ class FileLoad:
         Args:
             reader: Columns named as in `Load.columns`, without generated ones, of the types that `adbc_ingest` stores exactly (`Caster.target`).
                 An exception that it raises comes out as it is.
-            by_server: Columns that come as text and are cast by the server (`Caster.by_server`); the same in each call.
+            by_server: Columns that come as text and are cast by the server (`Caster.by_server`); they may be others in the next call.
             on_refused: Told, in the calling thread, of the rows of this call that the server would not cast, which are left out; it may raise, and
                 it may call `reject`. Without it, or before PostgreSQL 16, such a row fails the file, and nobody can say which row it is.
 
         Returns:
             Rows that will be stored.
         """
-        sent = tuple(reader.schema.names), frozenset(by_server)
-        self._check(sent)
-        rows, refused = self._session.call(lambda: self._write(reader, sent, ask=on_refused is not None))
+        self._check(tuple(reader.schema.names))
+        staging = self._session.call(lambda: self._staging(frozenset(by_server)))
+        rows, refused = self._session.call(lambda: self._write(reader, staging, ask=on_refused is not None))
         if refused and on_refused is not None:
             on_refused(refused)
-        if self._staging is not None and self._options.write_disposition != "merge":
-            self._session.call(self._staging.insert)
+        if staging is not None and not self._merging:
+            self._session.call(staging.insert)
         self.rows += rows - len(refused)
         return rows - len(refused)
 
@@ -267,37 +267,49 @@ class FileLoad:
             self._session.call(lambda: self._rejected.write(self._session, rows, self.file, self.load_id))
             self.rejected += rows.num_rows
 
-    def _check(self, sent: tuple[tuple[str, ...], frozenset[str]]) -> None:
+    @property
+    def _merging(self) -> bool:
+        return self._options.write_disposition == "merge"
+
+    @property
+    def _target(self) -> str:
+        return identifier(self._options.table_schema, self._options.table)
+
+    def _check(self, names: tuple[str, ...]) -> None:
         if self.earlier is not None:
             raise LoadFailed(f"{printable(self.file.path)} is loaded already")
         known = {column.name for column in self._plan.columns if not column.generated}
-        strange = [name for name in sent[0] if name not in known]
-        if strange or (self._sent or sent) != sent:
-            raise LoadFailed(f"{printable(self.file.path)}: batches with other columns than announced ({', '.join(strange or sent[0])})")
+        strange = [name for name in names if name not in known]
+        if strange or (self._names or names) != names:
+            raise LoadFailed(f"{printable(self.file.path)}: batches with other columns than announced ({', '.join(strange or names)})")
+        self._names = names
 
     # What follows runs in worker threads.
 
-    def _write(self, reader: pa.RecordBatchReader, sent: tuple[tuple[str, ...], frozenset[str]], *, ask: bool) -> tuple[int, list[Refused]]:
-        _, by_server = sent
-        reader = self._filled(reader)
-        merging = self._options.write_disposition == "merge"
-        if self._sent is None and (merging or by_server):
+    def _staging(self, by_server: frozenset[str]) -> Staging | None:
+        """What such rows pass through; None: they go straight into the table."""
+        if not (self._merging or by_server):
+            return None
+        if by_server not in self._stagings:
             columns = {column.name: column for column in self._plan.all_columns}
-            target = identifier(self._options.table_schema, self._options.table)
-            self._staging = Staging(self._session, target, [columns[name] for name in reader.schema.names], by_server)
-        self._sent = sent
-        if self._staging is None:
+            sent = [columns[name] for name in (*(self._names or ()), *self._plan.filled)]
+            self._stagings[by_server] = Staging(self._session, self._target, sent, by_server)
+        return self._stagings[by_server]
+
+    def _write(self, reader: pa.RecordBatchReader, staging: Staging | None, *, ask: bool) -> tuple[int, list[Refused]]:
+        reader = self._filled(reader)
+        if staging is None:
             return self._session.ingest(reader, self._options.table, self._options.table_schema), []
-        rows = self._staging.ingest(reader)
-        return rows, self._staging.refuse(rows) if ask else []
+        rows = staging.ingest(reader)
+        return rows, staging.refuse(rows) if ask else []
 
     def complete(self, dataset: Dataset) -> None:
         """Merge what was staged; blocking. For `Load`."""
-        if self._staging is None:
-            return
-        if self._options.write_disposition == "merge":
-            self._staging.merge(dataset, self._options.primary_key)
-        self._staging.drop()
+        stagings = list(self._stagings.values())
+        if stagings and self._merging:
+            merge(self._session, self._target, stagings, dataset, self._options.primary_key)
+        for one in stagings:
+            one.drop()
 
     def _filled(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
         """Add the columns that dlt gave a table of its own rows: the load's id, and an id for each row."""

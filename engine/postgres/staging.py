@@ -47,26 +47,29 @@ class Staging:
         target: The table's quoted name.
         columns: The columns that are sent, as the table has them.
         by_server: Names of those that are sent as text, for the server to cast.
+
+    Attributes:
+        names: The columns' names.
+        rows: The quoted relation that has the rows as the table would.
     """
 
     def __init__(self, session: Session, target: str, columns: Sequence[Column], by_server: Collection[str]) -> None:
         number = next(_numbers)
         self._session = session
         self._target = target
-        self._names = [column.name for column in columns]
+        self.names = [column.name for column in columns]
         self._table = f"ferry_sent_{number}"
-        self._view = f"ferry_rows_{number}"
         self._sent = identifier("pg_temp", self._table)
-        self._cast = identifier("pg_temp", self._view)
+        self.rows = identifier("pg_temp", f"ferry_rows_{number}")
         self._checked = [column for column in columns if column.name in by_server]
-        self._rows = 0
-        self._row = identifier("row" + "_" * max((len(name) for name in self._names), default=0))  # no name of theirs
+        self._taken = 0
+        self._row = identifier(next(name for i in itertools.count() if (name := f"row_{i}") not in self.names))
         kinds = ", ".join(f"{identifier(c.name)} {'text' if c.name in by_server else c.type}" for c in columns)
         numbered = f", {self._row} bigint GENERATED ALWAYS AS IDENTITY" if by_server else ""
         session.execute(f"CREATE TEMPORARY TABLE {identifier(self._table)} ({kinds}{numbered}) ON COMMIT DROP")
         casts = self._casts(by_server)
-        shown = ", ".join(f"{identifier(name)}{casts.get(name, '')} AS {identifier(name)}" for name in self._names)
-        session.execute(f"CREATE TEMPORARY VIEW {identifier(self._view)} AS SELECT {shown} FROM {self._sent}")  # noqa: S608 - quoted
+        shown = ", ".join(f"{identifier(name)}{casts.get(name, '')} AS {identifier(name)}" for name in self.names)
+        session.execute(f"CREATE TEMPORARY VIEW {self.rows} AS SELECT {shown} FROM {self._sent}")  # noqa: S608 - quoted
 
     def _casts(self, by_server: Collection[str]) -> dict[str, str]:
         """`::type` of each, without its modifier: an explicit cast to varchar(3) cuts a text, the assignment afterwards refuses it."""
@@ -81,7 +84,7 @@ class Staging:
     def ingest(self, reader: pa.RecordBatchReader) -> int:
         """Take batches; returns their rows."""
         rows = self._session.ingest(reader, self._table, None)
-        self._rows += rows
+        self._taken += rows
         return rows
 
     def refuse(self, last: int) -> list[Refused]:
@@ -94,7 +97,7 @@ class Staging:
             return []
         wrong = [f"NOT coalesce(pg_input_is_valid({identifier(c.name)}, {literal(c.type)}), true)" for c in self._checked]
         which = " ".join(f"WHEN {condition} THEN {i}" for i, condition in enumerate(wrong))
-        before = self._rows - last
+        before = self._taken - last
         rows = self._session.fetch(
             f"WITH wrong AS (DELETE FROM {self._sent} WHERE {self._row} > {before} AND ({' OR '.join(wrong)}) "  # noqa: S608 - quoted
             f"RETURNING {self._row} AS row, CASE {which} END AS n) SELECT row, n FROM wrong ORDER BY row"
@@ -103,33 +106,52 @@ class Staging:
 
     def insert(self) -> None:
         """Append the rows to the table, and be empty again."""
-        names = ", ".join(identifier(name) for name in self._names)
-        self._session.execute(f"INSERT INTO {self._target} ({names}) SELECT {names} FROM {self._cast}; TRUNCATE {self._sent}")  # noqa: S608 - quoted
+        names = ", ".join(identifier(name) for name in self.names)
+        self._session.execute(f"INSERT INTO {self._target} ({names}) SELECT {names} FROM {self.rows}; TRUNCATE {self._sent}")  # noqa: S608 - quoted
 
-    def merge(self, dataset: Dataset, key: Sequence[str]) -> None:
-        """Update the table's rows of the same key, insert the others.
-
-        Nobody else may write to the table from here to the commit (readers may go on): two merges would both insert a key that neither sees.
-
-        Raises:
-            LoadFailed: The file holds a key more than once: nobody can say which row is right.
-        """
+    def analyze(self) -> None:
+        """Have the planner know how many rows there are."""
         self._session.execute(f"ANALYZE {self._sent}")
-        self._check_key(key)
-        self._session.execute(f"LOCK TABLE {self._target} IN SHARE ROW EXCLUSIVE MODE")
-        for statement in dataset.merge_statements(self._names, self._cast):
-            self._session.execute(statement)
-
-    def _check_key(self, key: Sequence[str]) -> None:
-        names = ", ".join(identifier(name) for name in key)
-        grouped = f"SELECT count(*) AS n FROM {self._cast} GROUP BY {names} HAVING count(*) > 1"  # noqa: S608 - quoted
-        keys, rows = self._session.fetch(f"SELECT count(*), coalesce(sum(n), 0)::bigint FROM ({grouped}) AS q")[0]  # noqa: S608 - quoted
-        if keys:
-            raise LoadFailed(
-                f"{self._session.what}: the file holds {keys:,} keys ({', '.join(key)}) more than once, in {rows:,} rows, and a merge takes one row for each; "
-                "nothing of it was committed"
-            )
 
     def drop(self) -> None:
         """Free its space before the transaction ends."""
-        self._session.execute(f"DROP VIEW {self._cast}; DROP TABLE {self._sent}")
+        self._session.execute(f"DROP VIEW {self.rows} CASCADE; DROP TABLE {self._sent}")
+
+
+def merge(session: Session, target: str, stagings: Sequence[Staging], dataset: Dataset, key: Sequence[str]) -> None:
+    """Update the table's rows of the same key, insert the others, all of one file together.
+
+    Nobody else may write to the table from here to the commit (readers may go on): two merges would both insert a key that neither sees.
+
+    Args:
+        session: The load's transaction.
+        target: The table's quoted name.
+        stagings: Where the file's rows are, at least one, all with the same columns.
+        dataset: Knows the SQL.
+        key: Columns that tell one row from another.
+
+    Raises:
+        LoadFailed: The file holds a key more than once: nobody can say which row is right.
+    """
+    rows = stagings[0].rows
+    if len(stagings) > 1:
+        rows = identifier("pg_temp", f"ferry_all_{next(_numbers)}")
+        together = " UNION ALL ".join(f"SELECT * FROM {one.rows}" for one in stagings)  # noqa: S608 - quoted
+        session.execute(f"CREATE TEMPORARY VIEW {rows} AS {together}")
+    for one in stagings:
+        one.analyze()
+    _check_key(session, rows, key)
+    session.execute(f"LOCK TABLE {target} IN SHARE ROW EXCLUSIVE MODE")
+    for statement in dataset.merge_statements(stagings[0].names, rows):
+        session.execute(statement)
+
+
+def _check_key(session: Session, rows: str, key: Sequence[str]) -> None:
+    names = ", ".join(identifier(name) for name in key)
+    grouped = f"SELECT count(*) AS n FROM {rows} GROUP BY {names} HAVING count(*) > 1"  # noqa: S608 - quoted
+    keys, several = session.fetch(f"SELECT count(*), coalesce(sum(n), 0)::bigint FROM ({grouped}) AS q")[0]  # noqa: S608 - quoted
+    if keys:
+        raise LoadFailed(
+            f"{session.what}: the file holds {keys:,} keys ({', '.join(key)}) more than once, in {several:,} rows, and a merge takes one row for each; "
+            "nothing of it was committed"
+        )

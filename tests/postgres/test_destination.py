@@ -528,6 +528,34 @@ def test_text_that_the_server_casts_is_merged_too(database: str) -> None:
     assert fetch(database, "SELECT id, ip::text FROM people") == [(1, "10.0.0.1/32")]
 
 
+@pytest.mark.parametrize("more", [{}, {"write_disposition": "merge", "primary_key": "id"}])
+def test_a_column_may_go_by_the_server_from_some_row_on(database: str, more: dict[str, Any]) -> None:
+    """A date that Arrow cannot hold turns up in the middle of a file."""
+    execute(database, "CREATE TABLE people (id int, born date, row_0 text)")
+
+    def rows(born: pa.Array, *ids: int) -> pa.RecordBatchReader:
+        return reader(id=pa.array(ids, pa.int32()), born=born, row_0=["x"] * len(ids))
+
+    with destination(database, **more).open([Column(name, "") for name in ("id", "born", "row_0")]) as opened, opened.file(file()) as one:
+        one.write(rows(pa.array([0], pa.date32()), 1))
+        one.write(rows(pa.array(["infinity", "0044-03-15 BC"]), 2, 3), by_server=["born"])
+        one.write(rows(pa.array([1], pa.date32()), 4))
+        one.write(rows(pa.array(["-infinity"]), 5), by_server=["born"])
+        assert one.rows == 5
+    assert fetch(database, "SELECT id, born::text FROM people ORDER BY id") == [
+        (1, "1970-01-01"),
+        (2, "infinity"),
+        (3, "0044-03-15 BC"),
+        (4, "1970-01-02"),
+        (5, "-infinity"),
+    ]
+    wanted = [Column("id", ""), Column("born", "")]
+    if more:
+        with pytest.raises(LoadFailed, match="more than once"), destination(database, **more).open(wanted) as opened, opened.file(file("/data/b.csv")) as one:
+            one.write(reader(id=pa.array([7], pa.int32()), born=pa.array([0], pa.date32())))
+            one.write(reader(id=pa.array([7], pa.int32()), born=["infinity"]), by_server=["born"])
+
+
 # What the database refuses.
 
 
