@@ -19,7 +19,7 @@ from engine.postgres.table import missing_tables, read_table
 from engine.results import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from engine.postgres.columns import Column
@@ -238,13 +238,14 @@ class FileLoad:
         self._names: tuple[str, ...] | None = None
         self._stagings: dict[frozenset[str], Staging] = {}
 
-    def write(self, reader: pa.RecordBatchReader, by_server: Collection[str] = (), on_refused: Callable[[list[Refused]], None] | None = None) -> int:
+    def write(self, reader: pa.RecordBatchReader, by_server: Mapping[str, str] | None = None, on_refused: Callable[[list[Refused]], None] | None = None) -> int:
         """Send batches into the table; may be called again for more of the same file. Blocking, interruptible, callable from any thread.
 
         Args:
             reader: Columns named as in `Load.columns`, without generated ones, of the types that `adbc_ingest` stores exactly (`Caster.target`).
                 An exception that it raises comes out as it is.
-            by_server: Columns that come as text and are cast by the server (`Caster.by_server`); they may be others in the next call.
+            by_server: Of each column that comes as text and is cast by the server (`Caster.by_server`): the SQL that does (`Caster.expression` of the
+                quoted name). They may be others in the next call.
             on_refused: Told, in the calling thread, of the rows of this call that the server would not cast, which are left out; it may raise, and
                 it may call `reject`. Without it, or before PostgreSQL 16, such a row fails the file, and nobody can say which row it is.
 
@@ -252,7 +253,7 @@ class FileLoad:
             Rows that will be stored.
         """
         self._check(tuple(reader.schema.names))
-        staging = self._session.call(lambda: self._staging(frozenset(by_server)))
+        staging = self._session.call(lambda: self._staging(by_server or {}))
         rows, refused = self._session.call(lambda: self._write(reader, staging, ask=on_refused is not None))
         if refused and on_refused is not None:
             on_refused(refused)
@@ -286,15 +287,16 @@ class FileLoad:
 
     # What follows runs in worker threads.
 
-    def _staging(self, by_server: frozenset[str]) -> Staging | None:
+    def _staging(self, by_server: Mapping[str, str]) -> Staging | None:
         """What such rows pass through; None: they go straight into the table."""
         if not (self._merging or by_server):
             return None
-        if by_server not in self._stagings:
+        kind = frozenset(by_server)
+        if kind not in self._stagings:
             columns = {column.name: column for column in self._plan.all_columns}
             sent = [columns[name] for name in (*(self._names or ()), *self._plan.filled)]
-            self._stagings[by_server] = Staging(self._session, self._target, sent, by_server)
-        return self._stagings[by_server]
+            self._stagings[kind] = Staging(self._session, self._target, sent, by_server)
+        return self._stagings[kind]
 
     def _write(self, reader: pa.RecordBatchReader, staging: Staging | None, *, ask: bool) -> tuple[int, list[Refused]]:
         reader = self._filled(reader)

@@ -13,7 +13,7 @@ from engine.errors import LoadFailed
 from engine.postgres.session import identifier, literal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 _ASKS_SINCE = 16_00_00
+_READ_AS = {"money": "numeric", "money[]": "numeric[]"}
+"""Types that are cast by way of another: text of money is read by lc_monetary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,14 @@ class Staging:
         session: The load's transaction.
         target: The table's quoted name.
         columns: The columns that are sent, as the table has them.
-        by_server: Names of those that are sent as text, for the server to cast.
+        by_server: Of each column that is sent as text: SQL that casts it (`Caster.expression`).
 
     Attributes:
         names: The columns' names.
         rows: The quoted relation that has the rows as the table would.
     """
 
-    def __init__(self, session: Session, target: str, columns: Sequence[Column], by_server: Collection[str]) -> None:
+    def __init__(self, session: Session, target: str, columns: Sequence[Column], by_server: Mapping[str, str]) -> None:
         number = next(_numbers)
         self._session = session
         self._target = target
@@ -67,19 +69,8 @@ class Staging:
         kinds = ", ".join(f"{identifier(c.name)} {'text' if c.name in by_server else c.type}" for c in columns)
         numbered = f", {self._row} bigint GENERATED ALWAYS AS IDENTITY" if by_server else ""
         session.execute(f"CREATE TEMPORARY TABLE {identifier(self._table)} ({kinds}{numbered}) ON COMMIT DROP")
-        casts = self._casts(by_server)
-        shown = ", ".join(f"{identifier(name)}{casts.get(name, '')} AS {identifier(name)}" for name in self.names)
+        shown = ", ".join(f"{by_server.get(name, identifier(name))} AS {identifier(name)}" for name in self.names)
         session.execute(f"CREATE TEMPORARY VIEW {self.rows} AS SELECT {shown} FROM {self._sent}")  # noqa: S608 - quoted
-
-    def _casts(self, by_server: Collection[str]) -> dict[str, str]:
-        """`::type` of each, without its modifier: an explicit cast to varchar(3) cuts a text, the assignment afterwards refuses it."""
-        if not by_server:
-            return {}
-        rows = self._session.fetch(
-            "SELECT attname::text, format_type(atttypid, -1) FROM pg_catalog.pg_attribute "  # noqa: S608 - quoted
-            f"WHERE attrelid = {literal(self._target)}::regclass AND attname IN ({', '.join(map(literal, by_server))})"
-        )
-        return {name: f"::{type_}" for name, type_ in rows}
 
     def ingest(self, reader: pa.RecordBatchReader) -> int:
         """Take batches; returns their rows."""
@@ -95,7 +86,7 @@ class Staging:
         version = self._session.fetch("SELECT current_setting('server_version_num')::int")[0][0]
         if version < _ASKS_SINCE or not self._checked:
             return []
-        wrong = [f"NOT coalesce(pg_input_is_valid({identifier(c.name)}, {literal(c.type)}), true)" for c in self._checked]
+        wrong = [f"NOT coalesce(pg_input_is_valid({identifier(c.name)}, {literal(_READ_AS.get(c.type, c.type))}), true)" for c in self._checked]
         which = " ".join(f"WHEN {condition} THEN {i}" for i, condition in enumerate(wrong))
         before = self._taken - last
         rows = self._session.fetch(

@@ -16,6 +16,7 @@ from engine import embedded
 from engine.control import leases
 from engine.control.database import ControlDatabase
 from engine.errors import LeaseLost
+from engine.postgres.columns import Column
 from tests.conftest import open_to_nobody
 from tests.control.platform import Control, until
 from tests.postgres import loads
@@ -103,8 +104,8 @@ def test_loads_work_through_a_pooler_in_transaction_mode(pooled: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         counts = list(pool.map(lambda i: loads.load(loads.destination(pooled), (loads.file(str(i)), loads.people(i))), range(8)))
     assert counts == [[1]] * 8
-    wanted = (*loads.IDS, loads.Column("ip", "inet"))
+    wanted = (*loads.IDS, Column("ip", "inet"))
     with loads.destination(pooled).open(wanted) as opened, opened.file(loads.file("/data/c.csv")) as one:
         rows = loads.reader(id=pa.array([9], pa.int32()), name=["x"], ip=["::1"])
-        one.write(rows, by_server=["ip"], on_refused=lambda refused: pytest.fail(f"{len(refused)} refused"))
+        one.write(rows, by_server=loads.casts(ip="inet"), on_refused=lambda refused: pytest.fail(f"{len(refused)} refused"))
     assert loads.fetch(pooled, "SELECT count(*), count(ip) FROM people") == [(9, 1)]

@@ -32,6 +32,11 @@ def file(path: str = "/data/a.csv", version: str = "v1") -> FileIdentity:
     return FileIdentity(path, version, 10)
 
 
+def casts(**columns: str) -> dict[str, str]:
+    """How the server casts columns that are sent as text."""
+    return {name: f'CAST("{name}" AS {type_})' for name, type_ in columns.items()}
+
+
 def load(target: PostgresDestination, *files: tuple[FileIdentity, pa.RecordBatchReader], wanted: tuple[Column, ...] = IDS) -> list[int | None]:
     """Load files; the rows of each, or None where it was loaded before."""
     with target.open(wanted) as opened:

@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import ConfigurationError, ConnectionFailed, LoadFailed, ResourceError, SchemaMismatch
 from engine.postgres.columns import Column
-from tests.postgres.loads import IDS, destination, execute, fetch, file, load, people, reader, types
+from tests.postgres.loads import IDS, casts, destination, execute, fetch, file, load, people, reader, types
 
 
 def test_a_new_table_is_made_and_filled_in_one_transaction_with_ledger_and_dlt_loads(database: str) -> None:
@@ -474,7 +474,10 @@ def test_the_server_casts_what_has_no_arrow_form_and_never_cuts_a_text(database:
         batch = pa.RecordBatch.from_pylist(values, schema=pa.schema([(name, pa.string()) for name in values[0]]))
         with destination(database).open(wanted) as opened, opened.file(file(path)) as one:
             for _ in range(2):
-                one.write(pa.RecordBatchReader.from_batches(batch.schema, [batch]), by_server=batch.schema.names)
+                one.write(
+                    pa.RecordBatchReader.from_batches(batch.schema, [batch]),
+                    by_server=casts(ip="inet", span="int4range", bits='pg_catalog."bit"', short="varchar[]", at="timetz"),
+                )
 
     write("/data/a.csv", rows)
     assert fetch(database, "SELECT people::text, count(*) FROM people GROUP BY 1 ORDER BY 1 DESC") == [
@@ -501,7 +504,11 @@ def test_rows_that_the_server_would_not_cast_are_told_and_left_out(database: str
         rows = [{"row": first + i, **good, **({} if i % 2 == 0 else bad[i // 2])} for i in range(10)]
         batch = pa.RecordBatch.from_pylist(rows, schema=schema)
         reader = pa.RecordBatchReader.from_batches(schema, [batch.slice(0, 3), batch.slice(3)])
-        stored: int = one.write(reader, by_server=good, on_refused=lambda refused: told.extend((one.row, one.column.name) for one in refused))
+        stored: int = one.write(
+            reader,
+            by_server=casts(ip="inet", short="varchar[]", m="mood", l="low"),
+            on_refused=lambda refused: told.extend((one.row, one.column.name) for one in refused),
+        )
         return stored
 
     with destination(database, **more).open([Column(name, "") for name in schema.names]) as opened, opened.file(file()) as one:
@@ -514,7 +521,7 @@ def test_rows_that_the_server_would_not_cast_are_told_and_left_out(database: str
         raise SchemaMismatch(f"line {refused[0].row}")
 
     with pytest.raises(SchemaMismatch, match="line 0"), destination(database).open([Column("ip", "")]) as opened, opened.file(file("b")) as one:
-        one.write(reader(ip=["x"]), by_server=["ip"], on_refused=refuse)
+        one.write(reader(ip=["x"]), by_server=casts(ip="inet"), on_refused=refuse)
 
 
 def test_text_that_the_server_casts_is_merged_too(database: str) -> None:
@@ -523,7 +530,7 @@ def test_text_that_the_server_casts_is_merged_too(database: str) -> None:
     with merging(database).open((Column("id", ""), Column("ip", ""))) as opened:
         for path in ("/data/a.csv", "/data/b.csv"):
             with opened.file(file(path)) as one:
-                one.write(reader(id=pa.array([1], pa.int32()), ip=["10.0.0.1"]), by_server=["ip"])
+                one.write(reader(id=pa.array([1], pa.int32()), ip=["10.0.0.1"]), by_server=casts(ip="inet"))
     assert rows.schema.names == ["id", "ip"]
     assert fetch(database, "SELECT id, ip::text FROM people") == [(1, "10.0.0.1/32")]
 
@@ -538,9 +545,9 @@ def test_a_column_may_go_by_the_server_from_some_row_on(database: str, more: dic
 
     with destination(database, **more).open([Column(name, "") for name in ("id", "born", "row_0")]) as opened, opened.file(file()) as one:
         one.write(rows(pa.array([0], pa.date32()), 1))
-        one.write(rows(pa.array(["infinity", "0044-03-15 BC"]), 2, 3), by_server=["born"])
+        one.write(rows(pa.array(["infinity", "0044-03-15 BC"]), 2, 3), by_server=casts(born="date"))
         one.write(rows(pa.array([1], pa.date32()), 4))
-        one.write(rows(pa.array(["-infinity"]), 5), by_server=["born"])
+        one.write(rows(pa.array(["-infinity"]), 5), by_server=casts(born="date"))
         assert one.rows == 5
     assert fetch(database, "SELECT id, born::text FROM people ORDER BY id") == [
         (1, "1970-01-01"),
@@ -553,7 +560,7 @@ def test_a_column_may_go_by_the_server_from_some_row_on(database: str, more: dic
     if more:
         with pytest.raises(LoadFailed, match="more than once"), destination(database, **more).open(wanted) as opened, opened.file(file("/data/b.csv")) as one:
             one.write(reader(id=pa.array([7], pa.int32()), born=pa.array([0], pa.date32())))
-            one.write(reader(id=pa.array([7], pa.int32()), born=["infinity"]), by_server=["born"])
+            one.write(reader(id=pa.array([7], pa.int32()), born=["infinity"]), by_server=casts(born="date"))
 
 
 # What the database refuses.
