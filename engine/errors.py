@@ -7,6 +7,7 @@ FerryError                      .transient says whether trying again can help
 ├─ ProcessingError
 │  ├─ QueryFailed               the server ended the query
 │  ├─ SchemaMismatch            the rows are not what was announced
+│  ├─ LoadFailed                the database refused the rows of a file, or broke off
 │  ├─ UnrepresentableValue      a value that its Parquet type cannot hold
 │  ├─ IntegrityError            sizes, counts or checksums disagree
 │  ├─ TransferFailed            a store refused or broke off
@@ -70,6 +71,18 @@ class QueryFailed(ProcessingError):
     Attributes:
         sqlstate: PostgreSQL's five-character code, or None when the connection broke
             (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+    """
+
+    def __init__(self, message: str, *, sqlstate: str | None = None, transient: bool = False) -> None:
+        super().__init__(message, transient=transient)
+        self.sqlstate = sqlstate
+
+
+class LoadFailed(ProcessingError):
+    """The database refused the rows of a load, or broke off; its transaction left nothing behind.
+
+    Attributes:
+        sqlstate: PostgreSQL's five-character code; None when the connection broke, or when nobody but us refused.
     """
 
     def __init__(self, message: str, *, sqlstate: str | None = None, transient: bool = False) -> None:

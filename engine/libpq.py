@@ -188,7 +188,7 @@ def connection_failed(options: PostgresOptions, text: str) -> ConnectionFailed:
     return ConnectionFailed(message, transient=any(word in reason for word in _TRANSIENT))
 
 
-_RETRYABLE_CLASSES = ("08", "40", "53", "55", "57")
+RETRYABLE_CLASSES = ("08", "40", "53", "55", "57")
 _REASONS = {
     "57014": "the query was cancelled (statement timeout, or an administrator)",
     "57P01": "the server ended the connection (administrator command)",
@@ -215,14 +215,14 @@ def query_failed(options: PostgresOptions, sqlstate: str | None, *, rows: int = 
     """
     if sqlstate is None:
         return QueryFailed(f"the connection to PostgreSQL at {options.where} broke after {rows:,} rows; nothing was written", transient=True)
-    reason = _REASONS.get(sqlstate) or _condition_name(sqlstate)
+    reason = _REASONS.get(sqlstate) or condition_name(sqlstate)
     message = f"PostgreSQL at {options.where} ended the query after {rows:,} rows: {reason} (SQLSTATE {sqlstate}); nothing was written"
     kind = ResourceError if sqlstate.startswith("53") else None
-    transient = sqlstate.startswith(_RETRYABLE_CLASSES)
+    transient = sqlstate.startswith(RETRYABLE_CLASSES)
     return kind(message, transient=transient) if kind else QueryFailed(message, sqlstate=sqlstate, transient=transient)
 
 
-def _condition_name(sqlstate: str) -> str:
+def condition_name(sqlstate: str) -> str:
     """PostgreSQL's name of a condition: `22012` → `division by zero`."""
     try:
         name = psycopg.errors.lookup(sqlstate).__name__

@@ -15,7 +15,9 @@ class Column:
             a type that is not on the search path comes with its schema.
         nullable: Whether NULL may be stored.
         generated: Whether only the database fills it (`GENERATED ALWAYS`); such a column is never loaded.
-        base: The type below a domain, or `enum`, `composite`, `range` where `type` is one that somebody made; empty where `type` says it all.
+        base: The type below a domain, or `enum`, `composite`, `range` where `type` (or what is below the domain) is one that somebody made;
+            empty where `type` says it all, and for arrays of such types.
+        default: Whether the database fills it when a row does not: a default, an identity, an expression.
 
     Example:
         >>> Column("born", "date", nullable=False).type
@@ -27,3 +29,4 @@ class Column:
     nullable: bool = True
     generated: bool = False
     base: str = ""
+    default: bool = False

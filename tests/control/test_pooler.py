@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 
 import engine
@@ -15,8 +16,10 @@ from engine import embedded
 from engine.control import leases
 from engine.control.database import ControlDatabase
 from engine.errors import LeaseLost
+from engine.postgres.columns import Column
 from tests.conftest import open_to_nobody
 from tests.control.platform import Control, until
+from tests.postgres import loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,3 +91,21 @@ def test_leases_ledger_and_whole_connectors_work_through_a_pooler_in_transaction
         with ControlDatabase() as database, pytest.raises(LeaseLost):
             leases.Ledger(database, lost, str).record("x", "publishing")
     assert not any(control.lease(connector)["held"] for connector in connectors)
+
+
+@pytest.mark.system
+def test_loads_work_through_a_pooler_in_transaction_mode(pooled: str) -> None:
+    """Temporary tables, locks and settings belong to their transaction alone; four loads share two server connections."""
+    more: list[dict[str, Any]] = [{}, {"write_disposition": "merge", "primary_key": "id"}, {"write_disposition": "replace"}]
+    for i, options in enumerate(more):
+        target = loads.destination(pooled, table=f"people{i}", **options)
+        assert loads.load(target, (loads.file(), loads.people(1, 2)), (loads.file("/data/b.csv"), loads.people(3))) == [2, 1]
+        assert loads.fetch(pooled, f"SELECT count(*) FROM people{i}") == [(3,)]
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(lambda i: loads.load(loads.destination(pooled), (loads.file(str(i)), loads.people(i))), range(8)))
+    assert counts == [[1]] * 8
+    wanted = (*loads.IDS, Column("ip", "inet"))
+    with loads.destination(pooled).open(wanted) as opened, opened.file(loads.file("/data/c.csv")) as one:
+        rows = loads.reader(id=pa.array([9], pa.int32()), name=["x"], ip=["::1"])
+        one.write(rows, by_server=loads.casts(ip="inet"), on_refused=lambda refused: pytest.fail(f"{len(refused)} refused"))
+    assert loads.fetch(pooled, "SELECT count(*), count(ip) FROM people") == [(9, 1)]
