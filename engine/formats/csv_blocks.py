@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.errors import ProcessingError
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 
 BLOCK = 4 << 20
 """Bytes of text that a block has, unless one record is larger: measured, smaller ones cost more, larger ones gain nothing."""
-NEWLINE = 0x0A
 LARGEST_RECORD = 64 << 20
 """Bytes. A value of PostgreSQL may have 1 GB, but a quote that is not closed should not take that much memory before it is noticed."""
+_WINDOW = 1 << 12  # bytes looked at first where the end of a text is searched
+_NEWLINE = pa.scalar(0x0A, pa.uint8())
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class Block:
 class Blocks:
     """Cuts a stream into blocks.
 
+    Text is kept in pyarrow's buffers and looked at by its kernels: they let other threads run, and their memory is not given back and taken anew
+    for every block, which would cost as much as the looking.
+
     Args:
         stream: At its beginning.
         grammar: Where records end.
@@ -51,7 +56,7 @@ class Blocks:
     def __init__(self, stream: Utf8Stream, grammar: Grammar) -> None:
         self._stream = stream
         self._grammar = grammar
-        self._data = b""
+        self._text = pa.py_buffer(b"")  # read, and not in a block yet
         self._line = 1
         self._final = False  # whether the stream has ended
 
@@ -60,18 +65,19 @@ class Blocks:
         size = BLOCK
         while True:
             self._fill(size)
-            if not self._data:
+            data = self.peek()
+            if not data:
                 return None
-            _refuse_returns(self._data)
-            if record := self._grammar.record(self._data, 0, 1, final=self._final):
-                text = self._data[: record.next]
+            _refuse_returns(data)
+            if record := self._grammar.record(data, 0, 1, final=self._final):
+                text = data[: record.next]
                 self._pass(record.next, text.count(b"\n"))
                 return text, record
             size = self._larger(size)
 
     def peek(self) -> bytes:
         """What has been read already of the next block."""
-        return self._data
+        return bytes(self._text.to_pybytes())
 
     def next(self, *, columns: int) -> Block | None:
         """The next block, at least one record of it; None at the end.
@@ -83,7 +89,7 @@ class Blocks:
         while True:
             self._fill(size)
             if self._line == 1:
-                _refuse_returns(self._data)
+                _refuse_returns(self.peek())
             if block := self._clean(several=columns > 1) or self._unclean(several=columns > 1):
                 self._pass(block.text.size, block.lines)
                 return block
@@ -92,44 +98,41 @@ class Blocks:
             size = self._larger(size)
 
     def _fill(self, size: int) -> None:
-        if not self._final and len(self._data) < size:
-            self._data += self._stream.read(size - len(self._data))
-            self._final = len(self._data) < size
+        have = self._text.size
+        if self._final or have >= size:
+            return
+        room = pa.allocate_buffer(size)
+        view = memoryview(room).cast("B")
+        view[:have] = memoryview(self._text).cast("B")
+        have += self._stream.readinto(view[have:])
+        self._text = room.slice(0, have)
+        self._final = have < size
 
     def _clean(self, *, several: bool) -> Block | None:
         """The records that are there, if all is well with them, and if they are not far less than what is there."""
-        end = len(self._data) if self._final else _last_line_end(self._data)
-        block = self._until(end, several=several)
-        if not block or 2 * block.text.size < len(self._data):
-            return None
-        if self._may_be_joined(block.text.size):
-            return None
-        plain = self._grammar.holds(block.text, several=several, hexadecimal=False)
-        clean = plain or self._grammar.holds(block.text, several=several)
-        return replace(block, clean=True, hexadecimal=not plain) if clean else None
+        for find, hexadecimal in ((_last_line_end, False), (_last_line_end_outside_quotes, False), (_last_line_end_outside_quotes, True)):
+            block = self._until(self._text.size if self._final else find(self._text), several=several)
+            if block and 2 * block.text.size > self._text.size and self._grammar.holds(block.text, several=several, hexadecimal=hexadecimal):
+                return replace(block, clean=not _may_be_joined(block.text), hexadecimal=hexadecimal)
+        return None
 
     def _unclean(self, *, several: bool) -> Block | None:
         """The records that are there, told apart one by one: a quote is out of place, or a value as large as all the others."""
         end = 0
-        for record in self._grammar.records(self._data, self._line, final=self._final):
+        for record in self._grammar.records(self.peek(), self._line, final=self._final):
             end = record.next
         return self._until(end, several=several)
 
     def _until(self, end: int, *, several: bool) -> Block | None:
         if several:
-            end = _without_empty_lines(self._data, end)
+            end = _without_empty_lines(self._text, end)
         if not end:
             return None
-        lines = self._data.count(b"\n", 0, end) + (self._data[end - 1] != NEWLINE)
-        return Block(pa.py_buffer(self._data).slice(0, end), self._line, lines)
-
-    def _may_be_joined(self, size: int) -> bool:
-        """Whether a record may begin with a byte order mark, as where another file begins."""
-        data = self._data
-        return BOM_UTF8[:1] in data and (data.startswith(BOM_UTF8) or data.find(b"\n" + BOM_UTF8, 0, size) != -1)
+        text = self._text.slice(0, end)
+        return Block(text, self._line, pc.equal(_bytes(text), _NEWLINE).true_count + (text[end - 1] != _NEWLINE.as_py()))
 
     def _pass(self, size: int, lines: int) -> None:
-        self._data = self._data[size:]
+        self._text = self._text.slice(size)
         self._line += lines
 
     def _larger(self, size: int) -> int:
@@ -140,25 +143,51 @@ class Blocks:
         return min(2 * size, LARGEST_RECORD)
 
 
-def _last_line_end(data: bytes) -> int:
-    """The last one that an even number of quotes stands before."""
+def _bytes(text: pa.Buffer) -> pa.Array:
+    return pa.Array.from_buffers(pa.uint8(), text.size, [None, text])
+
+
+def _last_line_end(text: pa.Buffer) -> int:
+    window = _WINDOW
+    while True:
+        start = max(0, text.size - window)
+        at = text.slice(start).to_pybytes().rfind(b"\n")
+        if at != -1 or not start:
+            return start + at + 1 if at != -1 else 0
+        window *= 16
+
+
+def _last_line_end_outside_quotes(text: pa.Buffer) -> int:
+    """The last line end that an even number of quotes stands before."""
+    data = text.to_pybytes()
     at = data.rfind(b"\n")
-    odd = b'"' in data and data.count(b'"', 0, at + 1) & 1
+    odd = data.count(b'"', 0, at + 1) & 1
     while odd and at != -1:
         before = data.rfind(b"\n", 0, at)
         odd ^= data.count(b'"', before + 1, at) & 1
         at = before
-    return at + 1
+    return int(at + 1)
 
 
-def _without_empty_lines(data: bytes, end: int) -> int:
+def _without_empty_lines(text: pa.Buffer, end: int) -> int:
     """Leaves the empty lines at the end: only what follows says whether they are in the middle of the file."""
-    while end:
-        start = data.rfind(b"\n", 0, end - 1) + 1
-        if data[start:end].strip(b"\r\n"):
-            break
-        end = start
-    return end
+    window = _WINDOW
+    while True:
+        start = max(0, end - window)
+        tail = text.slice(start, end - start).to_pybytes()
+        kept = len(tail.rstrip(b"\r\n"))
+        if kept or not start:
+            line_end = tail.find(b"\n", kept)
+            return (end if line_end == -1 else start + line_end + 1) if kept else 0
+        window *= 16
+
+
+def _may_be_joined(text: pa.Buffer) -> bool:
+    """Whether a record may begin with a byte order mark, as where another file begins."""
+    if not text.size or pc.max(_bytes(text)).as_py() < BOM_UTF8[0]:
+        return False
+    data = text.to_pybytes()
+    return bool(data.startswith(BOM_UTF8) or b"\n" + BOM_UTF8 in data)
 
 
 def _refuse_returns(data: bytes) -> None:

@@ -74,7 +74,8 @@ class Utf8Stream:
 
     Example:
         >>> import io
-        >>> Utf8Stream(io.BytesIO(b"caf\xe9"), "cp1252").read(10).decode()
+        >>> room = bytearray(8)
+        >>> room[:Utf8Stream(io.BytesIO(b"caf\xe9"), "cp1252").readinto(memoryview(room))].decode()
         'café'
     """
 
@@ -89,11 +90,17 @@ class Utf8Stream:
         # Encodings of Unicode may begin with a byte order mark, which their decoders keep where the name says the byte order.
         self._pending = _fill(self._read, _HEAD).removeprefix(_BOM)
 
-    def read(self, size: int) -> bytes:
-        """The next bytes, `size` of them unless the text ends; nothing once it has ended."""
-        read = _fill(_after(self._pending, self._read), size)
-        self._pending = read[size:]
-        return read[:size]
+    def readinto(self, room: memoryview) -> int:
+        """The next bytes; as many as there is room for, unless the text ends. Returns how many."""
+        filled = min(len(self._pending), len(room))
+        room[:filled] = self._pending[:filled]
+        self._pending = self._pending[filled:]
+        while filled < len(room) and (piece := self._read(len(room) - filled)):
+            taken = min(len(piece), len(room) - filled)
+            room[filled : filled + taken] = piece[:taken]
+            self._pending = piece[taken:]
+            filled += taken
+        return filled
 
 
 def as_in_file(record: bytes) -> bytes:
