@@ -28,9 +28,9 @@ class Block:
     """Whole records, as they stand in the file.
 
     Attributes:
-        text: UTF-8, if the file is what it was declared to be.
+        text: UTF-8, if the file is what it was declared to be; a line end stands behind the last record, also where the file has none.
         line: The line on which it begins, from 1.
-        lines: How many it has; the last one of a file may have no line end.
+        lines: How many it has.
         clean: Whether quotes, line ends and NUL are known to be no trouble; else each record must be looked at.
         hexadecimal: Whether a field may begin as `0x1F` does.
     """
@@ -68,7 +68,6 @@ class Blocks:
             data = self.peek()
             if not data:
                 return None
-            _refuse_returns(data)
             if record := self._grammar.record(data, 0, 1, final=self._final):
                 text = data[: record.next]
                 self._pass(record.next, text.count(b"\n"))
@@ -88,8 +87,6 @@ class Blocks:
         size = BLOCK
         while True:
             self._fill(size)
-            if self._line == 1:
-                _refuse_returns(self.peek())
             if block := self._clean(several=columns > 1) or self._unclean(several=columns > 1):
                 self._pass(block.text.size, block.lines)
                 return block
@@ -105,13 +102,18 @@ class Blocks:
         view = memoryview(room).cast("B")
         view[:have] = memoryview(self._text).cast("B")
         have += self._stream.readinto(view[have:])
-        self._text = room.slice(0, have)
         self._final = have < size
+        # Without a line end behind it, pyarrow reads a last field that is bare and empty as quoted, if the one before it is.
+        if self._final and have and view[have - 1] != _NEWLINE.as_py():
+            self._refuse_returns(bytes(view[:have]))
+            view[have] = _NEWLINE.as_py()
+            have += 1
+        self._text = room.slice(0, have)
 
     def _clean(self, *, several: bool) -> Block | None:
         """The records that are there, if all is well with them, and if they are not far less than what is there."""
         for find, hexadecimal in ((_last_line_end, False), (_last_line_end_outside_quotes, False), (_last_line_end_outside_quotes, True)):
-            block = self._until(self._text.size if self._final else find(self._text), several=several)
+            block = self._until(find(self._text), several=several)
             if block and 2 * block.text.size > self._text.size and self._grammar.holds(block.text, several=several, hexadecimal=hexadecimal):
                 return replace(block, clean=not _may_be_joined(block.text), hexadecimal=hexadecimal)
         return None
@@ -129,18 +131,25 @@ class Blocks:
         if not end:
             return None
         text = self._text.slice(0, end)
-        return Block(text, self._line, pc.equal(_bytes(text), _NEWLINE).true_count + (text[end - 1] != _NEWLINE.as_py()))
+        return Block(text, self._line, pc.equal(_bytes(text), _NEWLINE).true_count)
 
     def _pass(self, size: int, lines: int) -> None:
         self._text = self._text.slice(size)
         self._line += lines
 
     def _larger(self, size: int) -> int:
-        if size >= LARGEST_RECORD:
-            raise ProcessingError(
-                f"line {self._line}: the record that begins here is larger than {LARGEST_RECORD >> 20} MiB: is there a quote that is not closed, or no line end?"
-            )
-        return min(2 * size, LARGEST_RECORD)
+        if size < LARGEST_RECORD:
+            return min(2 * size, LARGEST_RECORD)
+        self._refuse_returns(self.peek())
+        raise ProcessingError(
+            f"line {self._line}: the record that begins here is larger than {LARGEST_RECORD >> 20} MiB: is there a quote that is not closed, or no line end?"
+        )
+
+    def _refuse_returns(self, data: bytes) -> None:
+        r"""A file whose lines end in `\r` alone, as on Mac OS before 2001, would be one record."""
+        first = data.partition(b"\r")[0]
+        if self._line == 1 and b"\n" not in data and len(first) + 1 < len(data) and first.count(b'"') % 2 == 0:
+            raise ProcessingError("line 1: the lines end in carriage returns alone: convert them to line feeds")
 
 
 def _bytes(text: pa.Buffer) -> pa.Array:
@@ -171,15 +180,13 @@ def _last_line_end_outside_quotes(text: pa.Buffer) -> int:
 
 def _without_empty_lines(text: pa.Buffer, end: int) -> int:
     """Leaves the empty lines at the end: only what follows says whether they are in the middle of the file."""
-    window = _WINDOW
-    while True:
-        start = max(0, end - window)
-        tail = text.slice(start, end - start).to_pybytes()
-        kept = len(tail.rstrip(b"\r\n"))
-        if kept or not start:
-            line_end = tail.find(b"\n", kept)
-            return (end if line_end == -1 else start + line_end + 1) if kept else 0
-        window *= 16
+    while end:
+        last = text.slice(max(0, end - 3), min(3, end)).to_pybytes()
+        empty = next((line for line in (b"\r\n", b"\n") if last == line or last.endswith(b"\n" + line)), b"")
+        if not empty:
+            break
+        end -= len(empty)
+    return end
 
 
 def _may_be_joined(text: pa.Buffer) -> bool:
@@ -188,10 +195,3 @@ def _may_be_joined(text: pa.Buffer) -> bool:
         return False
     data = text.to_pybytes()
     return bool(data.startswith(BOM_UTF8) or b"\n" + BOM_UTF8 in data)
-
-
-def _refuse_returns(data: bytes) -> None:
-    r"""A file whose lines end in `\r` alone, as on Mac OS before 2001, would be one record."""
-    first = data.partition(b"\r")[0]
-    if b"\n" not in data and len(first) + 1 < len(data) and first.count(b'"') % 2 == 0:
-        raise ProcessingError("line 1: the lines end in carriage returns alone: convert them to line feeds")

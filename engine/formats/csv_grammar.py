@@ -27,6 +27,7 @@ from engine.errors import ProcessingError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_NEWLINE, _RETURN = b"\n\r"
 STRAY_QUOTE = "a quote inside a field that does not begin with one"
 TEXT_AFTER_QUOTE = "text after a closing quote"
 LONE_RETURN = "a carriage return outside quotes that is no line end"
@@ -67,7 +68,7 @@ class Grammar:
         self._quoted = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"')
         self._unquoted = re.compile(rb"[^%b\n]*+" % d)
         field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n%b]*+)' % d
-        self._record = re.compile(rb"%b(?:%b%b)*+(?=\r?\n|\Z)" % (field, d, field))
+        self._record = re.compile(rb"%b(?:%b%b)*+(?=\r?\n)" % (field, d, field))
 
     def holds(self, text: pa.Buffer, *, several: bool, hexadecimal: bool = True) -> bool:
         """Whether a piece of text is whole records whose quotes and line ends are right, without NUL; `hexadecimal`: also fields that begin as `0x1F`.
@@ -80,32 +81,34 @@ class Grammar:
         return bool(pc.match_substring_regex(whole, _text(self.delimiter, several=several, hexadecimal=hexadecimal))[0].as_py())
 
     def records(self, data: bytes, line: int, *, final: bool = True) -> Iterator[Record]:
-        """The records of a piece of text that begins with one on that line; without `final` only those whose line end is there.
+        """The records of a piece of text that begins with one on that line, as far as their line ends are there.
+
+        Args:
+            data: The text.
+            line: The line of the file on which it begins.
+            final: Whether the text is all that comes, so that every quote must close.
 
         Raises:
             ProcessingError: Nobody can tell where a record ends.
         """
         start = 0
-        while start < len(data) and (record := self.record(data, start, line, final=final)):
+        while record := self.record(data, start, line, final=final):
             yield record
             line += data.count(b"\n", start, record.next)
             start = record.next
 
     def record(self, data: bytes, start: int, line: int, *, final: bool) -> Record | None:
-        """The record that begins at `start`; None if its end is not there, and not `final`."""
-        newline = data.find(b"\n", start)
-        if newline == -1 and not final:
+        """The record that begins at `start`; None if its line end is not there."""
+        end = data.find(b"\n", start)
+        if end == -1:
             return None
-        end = newline if newline != -1 else len(data)
         if data.find(b'"', start, end) == -1:
-            rule = LONE_RETURN if data.find(b"\r", start, end - 1) != -1 else ""
+            rule = LONE_RETURN if data.find(b"\r", start, max(start, end - 1)) != -1 else ""
             return _ended(data, start, end, line, data.count(self.delimiter, start, end) + 1, rule)
-        found = self._record.match(data, start)
-        if found is None or (found.end() == len(data) and not final):
-            return self._broken(data, start, line, final=final)
-        fields = self._quoted.sub(b"", found[0]).count(self.delimiter) + 1
-        newline = data.find(b"\n", found.end())
-        return _ended(data, start, newline if newline != -1 else len(data), line, fields, "")
+        if found := self._record.match(data, start):
+            fields = self._quoted.sub(b"", found[0]).count(self.delimiter) + 1
+            return _ended(data, start, data.index(b"\n", found.end()), line, fields, "")
+        return self._broken(data, start, line, final=final)
 
     def fields(self, record: bytes) -> list[bytes]:
         """The values of a record without faults, without their quotes."""
@@ -129,22 +132,28 @@ class Grammar:
                 if final:
                     raise _unclosed(line + data.count(b"\n", start, at))
                 return None
-            rest = self._unquoted.match(data, quoted.end() if quoted else at)
-            at = rest.end() if rest else at
-            if at == len(data) and not final:
+            begin = quoted.end() if quoted else at
+            rest = self._unquoted.match(data, begin)
+            at = rest.end() if rest else begin
+            if at == len(data):
                 return None
-            tail = rest[0].removesuffix(b"\r") if rest and data[at : at + 1] != self.delimiter else rest[0] if rest else b""
-            if quoted and tail:
-                if b"\n" in quoted[0]:
-                    raise _astray(line + data.count(b"\n", start, quoted.start()), line + data.count(b"\n", start, quoted.end()))
-                rule = rule or TEXT_AFTER_QUOTE
-            elif b'"' in tail:
-                rule = rule or STRAY_QUOTE
-            elif b"\r" in tail:
-                rule = rule or LONE_RETURN
-            if data[at : at + 1] != self.delimiter:
+            last = data[at] == _NEWLINE
+            tail = data[begin:at].removesuffix(b"\r") if last else data[begin:at]
+            if quoted and tail and b"\n" in quoted[0]:
+                raise _astray(line + data.count(b"\n", start, quoted.start()), line + data.count(b"\n", start, begin))
+            rule = rule or _fault(tail, quoted=quoted is not None)
+            if last:
                 return _ended(data, start, at, line, fields, rule)
             at += 1
+
+
+def _fault(tail: bytes, *, quoted: bool) -> str:
+    """What is wrong with a field that is not quoted, or with what follows the closing quote of one that is."""
+    if quoted and tail:
+        return TEXT_AFTER_QUOTE
+    if b'"' in tail:
+        return STRAY_QUOTE
+    return LONE_RETURN if b"\r" in tail else ""
 
 
 @functools.cache
@@ -161,15 +170,12 @@ def _text(delimiter: bytes, *, several: bool, hexadecimal: bool) -> str:
         inside = rf'0(?:(?:[^xX"\x00]|""){quoted}*)?|(?:[^0{blank}"\x00]|""){quoted}*'
         field = rf'(?:[{blank}]*(?:{unquoted})?|"[{blank}]*(?:{inside})?")'
     record = rf"{field}(?:{d}{field})+" if several else field
-    return rf"\A(?:{record}\r?\n)*(?:{record}\r?)?\z"
+    return rf"\A(?:{record}\r?\n)*\z"
 
 
-def _ended(data: bytes, start: int, end: int, line: int, fields: int, rule: str) -> Record:
-    r"""A record whose line ends at `end`: at `\n`, or at the end of the text."""
-    following = min(end + 1, len(data))
-    if end > start and data[end - 1] == 13:  # noqa: PLR2004 - \r
-        end -= 1
-    return Record(start, end, following, line, fields, rule)
+def _ended(data: bytes, start: int, newline: int, line: int, fields: int, rule: str) -> Record:
+    end = newline - 1 if newline > start and data[newline - 1] == _RETURN else newline
+    return Record(start, end, newline + 1, line, fields, rule)
 
 
 def _unclosed(line: int) -> ProcessingError:
