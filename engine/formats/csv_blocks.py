@@ -65,7 +65,7 @@ class Blocks:
         size = BLOCK
         while True:
             self._fill(size)
-            data = self.peek()
+            data = self._data()
             if not data:
                 return None
             if record := self._grammar.record(data, 0, 1, final=self._final):
@@ -74,9 +74,13 @@ class Blocks:
                 return text, record
             size = self._larger(size)
 
-    def peek(self) -> bytes:
-        """What has been read already of the next block."""
-        return bytes(self._text.to_pybytes())
+    def second(self) -> bytes:
+        """The text after the first record, at least one line of it."""
+        size = BLOCK
+        while not self._final and b"\n" not in self._data():
+            self._fill(size)
+            size = self._larger(size)
+        return self._data()
 
     def next(self, *, columns: int) -> Block | None:
         """The next block, at least one record of it; None at the end.
@@ -93,6 +97,9 @@ class Blocks:
             if self._final:
                 return None
             size = self._larger(size)
+
+    def _data(self) -> bytes:
+        return bytes(self._text.to_pybytes())
 
     def _fill(self, size: int) -> None:
         have = self._text.size
@@ -121,7 +128,7 @@ class Blocks:
     def _unclean(self, *, several: bool) -> Block | None:
         """The records that are there, told apart one by one: a quote is out of place, or a value as large as all the others."""
         end = 0
-        for record in self._grammar.records(self.peek(), self._line, final=self._final):
+        for record in self._grammar.records(self._data(), self._line, final=self._final):
             end = record.next
         return self._until(end, several=several)
 
@@ -140,7 +147,7 @@ class Blocks:
     def _larger(self, size: int) -> int:
         if size < LARGEST_RECORD:
             return min(2 * size, LARGEST_RECORD)
-        self._refuse_returns(self.peek())
+        self._refuse_returns(self._data())
         raise ProcessingError(
             f"line {self._line}: the record that begins here is larger than {LARGEST_RECORD >> 20} MiB: is there a quote that is not closed, or no line end?"
         )

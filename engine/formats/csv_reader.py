@@ -126,7 +126,9 @@ class CsvReader:
         header = text[: record.end]
         if not header:
             raise ProcessingError("line 1: an empty line, where the header was expected")
-        if (record.rule or record.fields == 1) and (fits := other_delimiter(text, self._blocks.peek(), self._dialect.delimiter)):
+        if header.startswith(b"sep=") and len(header) == len("sep=,"):
+            raise ProcessingError("line 1: a separator line for Excel, where the header was expected: remove it")
+        if (record.rule or record.fields == 1) and (fits := other_delimiter(text, self._blocks.second(), self._dialect.delimiter)):
             other, fields = fits
             raise ProcessingError(f"line 1: 'delimiter' {self._dialect.delimiter!r} makes one column of what {other!r} would make {fields} of: give that")
         if record.rule:
@@ -145,12 +147,13 @@ class CsvReader:
 
 def _faulty(names: Sequence[str]) -> str:
     """What is wrong with column names, by their positions: a header that is missing would make values of them."""
+    first: dict[str, int] = {}
     for position, name in enumerate(names, 1):
         if not name:
             return f"column {position} has no name"
         if "\0" in name:
             return f"the name of column {position} holds a NUL byte"
-        if (earlier := names.index(name) + 1) < position:
+        if (earlier := first.setdefault(name, position)) < position:
             return f"columns {earlier} and {position} have the same name"
     return "column 1 begins with a second byte order mark" if names and names[0].startswith("\ufeff") else ""
 
@@ -235,7 +238,10 @@ class CsvBlock:
         if arrays is None and self._rows is None:
             self.text()  # tells whether it was a record or a value
             arrays = self._parse(types) if self._inspection else None
-        done = None if arrays is None else csv_values.checked(arrays, schema, self._good(), hexadecimal=self._hexadecimal())
+        if arrays is None:
+            return None
+        parsed = csv_values.Parsed(arrays, self._good(), self._hexadecimal(), lambda position: self.text().column(position))
+        done = csv_values.checked(parsed, schema)
         return None if done is None else pa.RecordBatch.from_arrays(done, schema=schema)
 
     def line(self, row: int) -> int:

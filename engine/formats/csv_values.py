@@ -5,6 +5,7 @@ pyarrow takes forms that PostgreSQL refuses or understands differently, tried on
 | type | pyarrow takes | PostgreSQL |
 |---|---|---|
 | integers | `0xFFFFFFFF` as int32 -1, `0xFFFFFFFFFFFFFFFF` as int64 -1 | out of range; no hexadecimal at all before 16 |
+| numeric(10,2) | `100000000` as one digit too many | out of range |
 | float | `1e400` as infinity, `1e-400` as 0 | out of range |
 | timestamp | `2024-01-05 12` | refused |
 | timestamp with time zone | offsets to ±23:59 | to ±15:59 |
@@ -17,13 +18,14 @@ A column that may hold one of these is not parsed here: the caller's own rules d
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 TRUE = ["t", "true", "True", "TRUE", "T", "1"]
 FALSE = ["f", "false", "False", "FALSE", "F", "0"]
@@ -32,6 +34,23 @@ _VERY_SMALL = re.compile(rb"[0-9.][eE]-|0{30}")
 _LATE_OFFSET = "[+-](1[6-9]|2[0-9])(:?[0-9]{2})?$"
 _NAIVE_LENGTHS = {10, 16, 19, *range(21, 27)}  # date, minutes, seconds, fractions of them: all but hours
 _SHORTEST_ZONED = 20  # `2024-01-05 12:34:56Z`: an hour alone with the longest offset has 19
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A block of rows as pyarrow has parsed it.
+
+    Attributes:
+        columns: In the types that `parsed_as` gives.
+        text: What they were parsed from.
+        hexadecimal: Whether a field of it may begin as `0x1F` does.
+        as_text: Gives the text of a column.
+    """
+
+    columns: Sequence[pa.Array]
+    text: pa.Buffer
+    hexadecimal: bool
+    as_text: Callable[[int], pa.Array]
 
 
 def parsed_as(wanted: pa.DataType) -> pa.DataType:
@@ -48,21 +67,15 @@ def parsed_as(wanted: pa.DataType) -> pa.DataType:
     return wanted
 
 
-def checked(columns: Sequence[pa.Array], schema: pa.Schema, text: pa.Buffer, *, hexadecimal: bool) -> list[pa.Array] | None:
-    """The columns in the types of the schema; None when a value may not be in the plain form of its type.
-
-    Args:
-        columns: As parsed, in the types that `parsed_as` gives.
-        schema: The types wanted.
-        text: What they were parsed from.
-        hexadecimal: Whether a field of it may begin as `0x1F` does.
-    """
-    if hexadecimal and any(pa.types.is_integer(kind) for kind in schema.types):
+def checked(block: Parsed, schema: pa.Schema) -> list[pa.Array] | None:
+    """The columns in the types of the schema; None when a value may not be in the plain form of its type."""
+    if block.hexadecimal and any(pa.types.is_integer(kind) for kind in schema.types):
         return None
     done = []
-    for parsed, kind in zip(columns, schema.types, strict=True):
+    for position, kind in enumerate(schema.types):
+        parsed = block.columns[position]
         values = _timestamps(parsed, kind) if pa.types.is_timestamp(kind) else parsed
-        if values is None or not _agreed(values, text):
+        if values is None or not _agreed(values) or (pa.types.is_floating(kind) and _lost(values, block, position)):
             return None
         done.append(values)
     return done
@@ -80,15 +93,32 @@ def _timestamps(texts: pa.Array, kind: pa.DataType) -> pa.Array | None:
         return None
 
 
-def _agreed(values: pa.Array, text: pa.Buffer) -> bool:
-    """Whether PostgreSQL would have taken all these values, and for the same."""
+def _agreed(values: pa.Array) -> bool:
+    """Whether all these values are in the range that PostgreSQL allows them."""
     if pa.types.is_floating(values.type):
-        small = _any(pc.equal(values, pa.scalar(0, values.type))) and _VERY_SMALL.search(text)
-        return not small and not _any(pc.invert(pc.is_finite(values)))
+        return not _any(pc.invert(pc.is_finite(values)))
+    if pa.types.is_decimal(values.type):
+        return _fits(values)
     first = _FIRST.get(pa.timestamp("us") if pa.types.is_timestamp(values.type) else values.type)
     if first is None or values.null_count == len(values):
         return True
     return bool(pc.min(values).cast(pa.int64() if values.type != pa.date32() else pa.int32()).as_py() >= first)
+
+
+def _fits(values: pa.Array) -> bool:
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _lost(values: pa.Array, block: Parsed, position: int) -> bool:
+    """Whether a number other than zero became zero."""
+    zeros = pc.equal(values, pa.scalar(0, values.type))
+    if not _any(zeros) or not _VERY_SMALL.search(block.text):
+        return False
+    return _any(pc.match_substring_regex(pc.filter(block.as_text(position), zeros), "^[^eE]*[1-9]"))
 
 
 def _any(mask: pa.BooleanArray) -> bool:

@@ -3,90 +3,111 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
-class Unreadable(Exception):
+class _UnreadableError(Exception):
     """Nobody can tell records apart from this line on."""
-
-    def __init__(self, line: int) -> None:
-        super().__init__(line)
-        self.line = line
 
 
 @dataclass
 class Read:
-    rows: list[list[str | None]] = field(default_factory=list)
+    rows: list[tuple[str | None, ...]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
     rejects: list[tuple[int, str, str]] = field(default_factory=list)  # line, kind of rule, record
 
 
-def read(text: str, columns: int, delimiter: str = ",") -> Read:
-    """The rows of a file without header, whose NULL text is empty."""
+def read(text: str, columns: int) -> Read | int:
+    """The rows of a file without header, whose NULL text is empty and whose delimiter is a comma; or the line from which on nobody can tell rows apart."""
     first = text.partition("\r")[0]
     if "\n" not in text and "\r" in text[:-1] and first.count('"') % 2 == 0:
-        raise Unreadable(1)
-    found = Read()
-    at, number = 0, 1
-    records = []
-    while at < len(text):
-        fields, rule, stop, after = _record(text, at, number, delimiter)
-        records.append((number, fields, rule, text[at:stop]))
-        number += text.count("\n", at, after)
-        at = after
-    while columns > 1 and records and records[-1][3] == "":
+        return 1
+    try:
+        records = list(_records(text))
+    except _UnreadableError as error:
+        return int(str(error))
+    while columns > 1 and records and records[-1].raw == "":
         records.pop()
-    for number, fields, rule, raw in records:
-        if kind := rule or _kind(fields, raw, columns):
-            found.rejects.append((number, kind, raw))
+    found = Read()
+    for record in records:
+        if kind := record.rule or _kind(record, columns):
+            found.rejects.append((record.line, kind, record.raw))
         else:
-            found.rows.append(fields)
-            found.lines.append(number)
-            found.raw.append(raw)
+            found.rows.append(tuple(record.fields))
+            found.lines.append(record.line)
+            found.raw.append(record.raw)
     return found
 
 
-def _kind(fields: list[str | None], raw: str, columns: int) -> str:
-    if raw == "" and columns > 1:
+@dataclass
+class _Record:
+    line: int
+    fields: list[str | None] = field(default_factory=list)
+    rule: str = ""
+    raw: str = ""
+
+
+def _kind(record: _Record, columns: int) -> str:
+    if record.raw == "" and columns > 1:
         return "an empty line"
-    if "\0" in raw:
+    if "\0" in record.raw:
         return "a NUL byte"
-    return "" if len(fields) == columns else "expected"
+    return "" if len(record.fields) == columns else "expected"
 
 
-def _record(text: str, at: int, line: int, delimiter: str) -> tuple[list[str | None], str, int, int]:
-    """Fields, kind of rule, where it ends, where the next one begins."""
-    fields: list[str | None] = []
-    rule = ""
-    while True:
-        quoted = text[at : at + 1] == '"'
-        value, opened = "", line
-        if quoted:
+def _records(text: str) -> Iterator[_Record]:
+    at, line = 0, 1
+    while at < len(text):
+        record = _Record(line)
+        start = at
+        while True:
+            value, at = _quoted(text, at, line + text.count("\n", start, at))
+            tail = _until_end(text, at)
+            at += len(tail)
+            last = text[at : at + 1] != ","
+            tail = tail.removesuffix("\r") if last else tail
+            record.rule = record.rule or _rule(value, tail)
+            if value and "\n" in value and tail:
+                raise _UnreadableError(line + text.count("\n", start, at) - value.count("\n"))
+            record.fields.append(tail or None if value is None else value)
             at += 1
-            while text[at : at + 1] != '"' or text[at : at + 2] == '""':
-                if at >= len(text):
-                    raise Unreadable(opened)
-                value += text[at]
-                line += text[at] == "\n"
-                at += 2 if text[at] == '"' else 1
-            at += 1
-        tail = ""
-        while at < len(text) and text[at] not in {delimiter, "\n"}:
-            tail += text[at]
-            at += 1
-        ends = text[at : at + 1] != delimiter
-        stop = at
-        if ends and tail.endswith("\r"):
-            tail, stop = tail[:-1], at - 1
-        if quoted and tail:
-            if line > opened:
-                raise Unreadable(opened)
-            rule = rule or "text after a closing quote"
-        elif '"' in tail:
-            rule = rule or "a quote inside a field"
-        elif "\r" in tail:
-            rule = rule or "a carriage return"
-        fields.append(value if quoted else tail or None)
+            if last:
+                break
+        line += text.count("\n", start, at)
+        record.raw = text[start : at - 1].removesuffix("\r")
+        yield record
+
+
+def _quoted(text: str, at: int, line: int) -> tuple[str | None, int]:
+    """The value in quotes that begins here, if one does, and where it ends."""
+    if text[at : at + 1] != '"':
+        return None, at
+    value = ""
+    at += 1
+    while text[at : at + 1] != '"' or text[at : at + 2] == '""':
+        if at >= len(text):
+            raise _UnreadableError(line)
+        value += text[at]
+        at += 2 if text[at] == '"' else 1
+    return value, at + 1
+
+
+def _until_end(text: str, at: int) -> str:
+    """What stands before the next delimiter or line end."""
+    tail = ""
+    while text[at : at + 1] not in {",", "\n", ""}:
+        tail += text[at]
         at += 1
-        if ends:
-            return fields, rule, stop, min(at, len(text))
+    return tail
+
+
+def _rule(value: str | None, tail: str) -> str:
+    if value is not None and tail:
+        return "text after a closing quote"
+    if '"' in tail:
+        return "a quote inside a field"
+    return "a carriage return" if "\r" in tail else ""

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 BLOCKS = st.integers(1, 64)
 AWKWARD = st.text(st.sampled_from('a\\.0x ,;"\r\n\t|é\U0001f600\ufeff'), max_size=6)
-TEXT = st.one_of(st.none(), st.sampled_from(["", "\\.", "null", "NULL", "0x1F", '"', "\n", "\r\n", "\ufeff"]), AWKWARD, st.text(st.characters(exclude_characters="\0", codec="utf-8")))
+TEXT = st.one_of(
+    st.none(),
+    st.sampled_from(["", "\\.", "null", "NULL", "0x1F", '"', "\n", "\r\n", "\ufeff"]),
+    AWKWARD,
+    st.text(st.characters(exclude_characters="\0", codec="utf-8")),
+)
 
 
 def tables(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
@@ -108,13 +113,11 @@ def outcome(data: bytes, block: int, columns: int) -> Whole | int:
 @settings(deadline=None, max_examples=2000)
 def test_any_text_is_read_as_one_character_after_another_would_be(text: str, block: int, columns: int) -> None:
     found = outcome(text.encode(), block, columns)
-    try:
-        wanted = reference.read(text, columns)
-    except reference.Unreadable as unreadable:
-        assert found == unreadable.line
+    wanted = reference.read(text, columns)
+    if isinstance(wanted, int) or isinstance(found, int):
+        assert found == wanted
         return
-    assert isinstance(found, Whole)
-    assert found.rows == [tuple(row) for row in wanted.rows]
+    assert found.rows == wanted.rows
     assert found.lines == wanted.lines
     assert found.raw == [raw.encode() for raw in wanted.raw]
     assert [(reject.line, reject.raw) for reject in found.rejects] == [(line, raw.encode()) for line, _, raw in wanted.rejects]
@@ -127,7 +130,8 @@ def test_text_that_the_grammar_holds_needs_no_look_at_records(text: str, several
     grammar = Grammar(",")
     if not grammar.holds(pa.py_buffer(text.encode()), several=several):
         return
-    wanted = reference.read(text, 2) if several else reference.read(text, 1)
+    wanted = reference.read(text, 2 if several else 1)
+    assert not isinstance(wanted, int)
     assert all(kind == "expected" for _, kind, _ in wanted.rejects)
     fields = [field or "" for row in wanted.rows for field in row]
     if not wanted.rejects:
