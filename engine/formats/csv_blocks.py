@@ -59,6 +59,7 @@ class Blocks:
         self._text = pa.py_buffer(b"")  # read, and not in a block yet
         self._line = 1
         self._final = False  # whether the stream has ended
+        self._quoted_line_ends = False  # whether the last block had any at its end, so that the next one may well have too
 
     def first(self) -> tuple[bytes, Record] | None:
         """The first record, which later blocks do not hold, and the text that it stands in; None where the file has no bytes."""
@@ -120,17 +121,17 @@ class Blocks:
     def _clean(self, *, several: bool) -> Block | None:
         """The records that are there, if all is well with them, and if they are not far less than what is there."""
         for find, hexadecimal in ((_last_line_end, False), (_last_line_end_outside_quotes, False), (_last_line_end_outside_quotes, True)):
+            if find is _last_line_end and self._quoted_line_ends:
+                continue
             block = self._until(find(self._text), several=several)
             if block and 2 * block.text.size > self._text.size and self._grammar.holds(block.text, several=several, hexadecimal=hexadecimal):
+                self._quoted_line_ends = find is not _last_line_end
                 return replace(block, clean=not _may_be_joined(block.text), hexadecimal=hexadecimal)
         return None
 
     def _unclean(self, *, several: bool) -> Block | None:
         """The records that are there, told apart one by one: a quote is out of place, or a value as large as all the others."""
-        end = 0
-        for record in self._grammar.records(self._data(), self._line, final=self._final):
-            end = record.next
-        return self._until(end, several=several)
+        return self._until(self._grammar.end(self._data(), self._line, final=self._final), several=several)
 
     def _until(self, end: int, *, several: bool) -> Block | None:
         if several:

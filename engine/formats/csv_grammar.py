@@ -69,6 +69,7 @@ class Grammar:
         self._unquoted = re.compile(rb"[^%b\n]*+" % d)
         field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n%b]*+)' % d
         self._record = re.compile(rb"%b(?:%b%b)*+(?=\r?\n)" % (field, d, field))
+        self._records = re.compile(rb"(?:%b(?:%b%b)*+\r?\n)*+" % (field, d, field))
 
     def holds(self, text: pa.Buffer, *, several: bool, hexadecimal: bool = True) -> bool:
         """Whether a piece of text is whole records whose quotes and line ends are right, without NUL; `hexadecimal`: also fields that begin as `0x1F`.
@@ -109,6 +110,25 @@ class Grammar:
             fields = self._quoted.sub(b"", found[0]).count(self.delimiter) + 1
             return _ended(data, start, data.index(b"\n", found.end()), line, fields, "")
         return self._broken(data, start, line, final=final)
+
+    def end(self, data: bytes, line: int, *, final: bool) -> int:
+        """Where the last record of a text ends; arguments and errors as of `records`."""
+        at = 0
+        while True:
+            found = self._records.match(data, at)
+            good = found.end() if found else at
+            line += data.count(b"\n", at, good)
+            record = self.record(data, good, line, final=final)
+            if record is None:
+                return good
+            at, line = record.next, line + data.count(b"\n", good, record.next)
+
+    def rows(self, fields: int, other_than: bytes) -> re.Pattern[bytes]:
+        """Matches the rows, any number of them, that stand at the beginning of a text: of so many fields, without faults or NUL, and none that is `other_than`."""
+        d = re.escape(self.delimiter)
+        field = rb'(?:"[^"\0]*+(?:""[^"\0]*+)*+"|[^"\r\n\0%b]*+)' % d
+        more = rb"(?:%b%b){%d}+" % (d, field, fields - 1) if fields > 1 else b""
+        return re.compile(rb"(?:(?!%b\r?\n)%b%b\r?\n)*+" % (re.escape(other_than), field, more))
 
     def fields(self, record: bytes) -> list[bytes]:
         """The values of a record without faults, without their quotes."""

@@ -22,7 +22,7 @@ from engine.errors import ConfigurationError, ProcessingError
 from engine.formats import csv_values
 from engine.formats.csv_blocks import Block, Blocks
 from engine.formats.csv_grammar import Grammar
-from engine.formats.csv_rejects import Expected, Inspection, Reject, inspect, not_text, other_delimiter
+from engine.formats.csv_rejects import Expected, Inspection, Places, Reject, inspect, not_text, other_delimiter, places
 from engine.formats.decoding import COMPRESSIONS, Utf8Stream, checked_encoding
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ class CsvBlock:
         self._expected = expected
         self._parser = parser
         self._inspection: Inspection | None = None
+        self._places: Places | None = None
         self._rows: int | None = None  # once it is known which records are rows
         self._text: pa.RecordBatch | None = None
 
@@ -251,17 +252,17 @@ class CsvBlock:
         """
         if not self.rejects and self.rows == self._block.lines:
             return self._block.line + row
-        return self._looked_at().lines[row]
+        return self._found().lines[row]
 
     def raw(self, row: int) -> bytes:
         """That row as it stands in the file, as UTF-8 and without its line end."""
-        found = self._looked_at()
+        found = self._found()
         return found.text[found.starts[row] : found.ends[row]]
 
-    def _looked_at(self) -> Inspection:
-        if self._inspection is None:
-            self._inspection = inspect(self._block, self._expected)
-        return self._inspection
+    def _found(self) -> Places:
+        if self._places is None:
+            self._places = places(self._block, self._inspection if self.rejects else None, self._expected.grammar)
+        return self._places
 
     def _hexadecimal(self) -> bool:
         if self._block.clean:
