@@ -254,7 +254,7 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         _refuse_to_repeat(control, connector_id, job)
         ends = {"source": config["source_type"], "destination": config["destination_type"]}
         _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
-        result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url))
+        result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
         result = replace(result, notes=(*result.notes, *control.notes))
     _say_delivered(connector_id, run_id, result)
     observer.finished(result)
@@ -323,7 +323,7 @@ def _failure(connector_id: object, run_id: object, error: Exception) -> dict[str
     if isinstance(ours, PartlyFailed) and ours.result is not None:
         for file in ours.result.files:
             _say_file({"connector": connector_id, "run": run_id}, file)
-        return {"status": "failed", "rows_ingested": ours.result.ingested, "log_summary": f"{ours}\n{_summary(ours.result)}"}
+        return {"status": "failed", "rows_ingested": ours.result.ingested, "log_summary": _summary(ours.result)}
     return {"status": "failed", "rows_ingested": _delivered_before(run_id), "log_summary": str(ours)}
 
 

@@ -81,6 +81,9 @@ class ExportJob:
         """Whether the store can tell what stands there."""
         return not isinstance(self.store, Spooled)
 
+    def source_root(self) -> None:
+        """A database is asked for rows: it has no files to be told apart."""
+
     def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.export.export`."""
         with contextlib.closing(self.store):
@@ -96,6 +99,10 @@ class TransferJob:
     store: Store | SendsBody
     orders: Orders
     notes: tuple[str, ...] = ()
+
+    def source_root(self) -> str:
+        """Tells the place of the source's files from every other. Blocking."""
+        return self.source.identity("")
 
     def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.transfer.transfer`."""

@@ -57,7 +57,7 @@ class FileStore(Protocol):
         """How the file is shown to people and found again: an absolute path, `s3://bucket/key` …; no secrets."""
 
     def identity(self, path: str) -> str:
-        """Tells the place from every other, as far as names can: endpoint, bucket and key; real path. Blocking; for comparing only."""
+        """Tells the place (empty: the root) from every other, as far as names can: endpoint, bucket and key; real path. Blocking; for comparing only."""
 
     def stat(self, path: str) -> FileInfo | None:
         """The file that stands at `path` now, or None."""

@@ -170,7 +170,7 @@ class RunResult:
         total = f"{self.ingested:,} of {len(self.files):,} files delivered, {human_bytes(self.bytes)} in {self.seconds:.2f} s"
         states = Counter(file.state for file in self.files if file.state not in DELIVERED)
         moved = sum(file.source_deleted for file in self.files)
-        remarks = [f"{human_bytes(self.bytes * per_second)}/s", *([f"{moved:,} sources deleted"] if moved else [])]
+        remarks = [f"{human_bytes(self.bytes * per_second)}/s", *([f"{moved:,} source{'' if moved == 1 else 's'} deleted"] if moved else [])]
         return f"{total} ({', '.join(remarks)})" + "".join(f"; {count:,} {state}" for state, count in states.items())
 
     def summary(self, most_files: int = MOST_SHOWN) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +100,19 @@ def test_another_destination_gets_the_files_again(control: Control, inbox: Path,
     control.execute("UPDATE cai_connectors SET destination_config_override = %s", f'{{"path": "{tmp_path}/elsewhere"}}')
     assert engine.run_connector(connector).ingested == 3
     assert tree(tmp_path / "elsewhere") == FILES
+
+
+def test_another_source_has_other_files_even_if_they_look_the_same(control: Control, inbox: Path, tmp_path: Path) -> None:
+    connector = mover(control, inbox)
+    engine.run_connector(connector)
+    other = tmp_path / "other"
+    shutil.copytree(inbox, other)  # with names, sizes and times
+    (other / "a.csv").write_bytes(b"b" * 1000)
+    os.utime(other / "a.csv", ns=(0, (inbox / "a.csv").stat().st_mtime_ns))
+    control.override(connector, path=str(other), file_pattern="**/*")
+    assert engine.run_connector(connector).ingested == len(FILES)
+    assert tree(control.folder) == {**FILES, "a.csv": b"b" * 1000}
+    assert engine.run_connector(connector).ingested == 0
 
 
 def test_a_partial_failure_is_a_failed_run_that_names_the_files(control: Control, inbox: Path) -> None:

@@ -23,7 +23,7 @@ def as_json_text(value: Any) -> str:
 
 @contextlib.contextmanager
 def told(*, as_json: bool, quiet: bool, more: Mapping[str, Any] | None = None) -> Iterator[Callable[[RunResult], None]]:
-    """Yields what shows a result; a `PartlyFailed` that passes through is shown with all of its files first."""
+    """Yields what shows a result; a `PartlyFailed` that passes through is shown with all of its files first, and then only its headline is left to say."""
 
     def show(result: RunResult) -> None:
         if as_json:
@@ -36,4 +36,6 @@ def told(*, as_json: bool, quiet: bool, more: Mapping[str, Any] | None = None) -
     except PartlyFailed as failure:
         if failure.result is not None:
             show(failure.result)
+            if not as_json and not quiet:
+                raise PartlyFailed(failure.result.headline, failure.result) from None
         raise

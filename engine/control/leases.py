@@ -208,10 +208,12 @@ class Lease:
 class Ledger:
     """What a run does to each file (`Journal`): one guarded statement a row, refused when the lease is not this run's any more."""
 
-    def __init__(self, control: ControlDatabase, lease: Lease, url_of: Callable[[str], str]) -> None:
+    def __init__(self, control: ControlDatabase, lease: Lease, url_of: Callable[[str], str], source_root: Callable[[], str | None] = lambda: None) -> None:
         self._control = control
         self._lease = lease
         self._url_of = url_of
+        self._source_root = source_root
+        self._root: str | None = None  # known once `earlier` has been asked, before any file moves
 
     def record(
         self,
@@ -239,12 +241,12 @@ class Ledger:
                 WHERE old.connector_id = %s AND old.source_path = %s AND old.token < held.token AND old.url = %s AND old.state = 'ambiguous' AND %s
             )
             INSERT INTO ferry_files AS known
-                (connector_id, token, path, run_id, url, host, state, leftover, file_rows, file_bytes, sha256, verified, source_path, source_version, changed_at)
-            SELECT %s, token, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() FROM held
+                (connector_id, token, path, run_id, url, host, state, leftover, file_rows, file_bytes, sha256, verified, source_path, source_root, source_version, changed_at)
+            SELECT %s, token, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, clock_timestamp() FROM held
             ON CONFLICT (connector_id, token, path) DO UPDATE SET state = excluded.state, leftover = COALESCE(excluded.leftover, known.leftover),
                 file_rows = COALESCE(excluded.file_rows, known.file_rows), file_bytes = COALESCE(excluded.file_bytes, known.file_bytes),
                 sha256 = COALESCE(excluded.sha256, known.sha256), verified = COALESCE(excluded.verified, known.verified),
-                source_path = excluded.source_path, source_version = excluded.source_version, changed_at = excluded.changed_at
+                source_path = excluded.source_path, source_root = excluded.source_root, source_version = excluded.source_version, changed_at = excluded.changed_at
             RETURNING token
         """
         lease, url = self._lease, self._url_of(path)
@@ -262,7 +264,7 @@ class Ledger:
             leftover,
             rows,
             *known,
-            *((source.path, source.version) if source is not None else (None, None)),
+            *((source.path, self._root, source.version) if source is not None else (None, None, None)),
         )
         try:
             held = self._control.query(statement, values, patience=0 if state == "discarded" else max(0.0, lease.seconds_left))
@@ -273,14 +275,15 @@ class Ledger:
             raise lease.refuse()
 
     def earlier(self, sources: Sequence[str]) -> Mapping[tuple[str, str], Earlier]:
-        """See `Journal.earlier`."""
+        """See `Journal.earlier`. After a connector was pointed elsewhere, a file of the same name is another one."""
+        self._root = self._source_root()
         statement = """
             SELECT DISTINCT ON (source_path, url) id, source_path, url, state, source_version FROM ferry_files
-            WHERE connector_id = %s AND source_path = ANY (%s) ORDER BY source_path, url, token DESC
+            WHERE connector_id = %s AND source_root IS NOT DISTINCT FROM %s AND source_path = ANY (%s) ORDER BY source_path, url, token DESC
         """
         found, known = {}, [source for source in sources if _is_text(source)]
         for start in range(0, len(known), SOURCES_AT_ONCE):
-            for row in self._control.query(statement, (self._lease.connector_id, known[start : start + SOURCES_AT_ONCE])):
+            for row in self._control.query(statement, (self._lease.connector_id, self._root, known[start : start + SOURCES_AT_ONCE])):
                 found[row["source_path"], row["url"]] = Earlier(row["id"], row["state"], row["source_version"])
         return found
 

@@ -78,6 +78,7 @@ CREATE TABLE ferry_files (
     sha256 CHAR(64),
     verified VARCHAR(20),
     source_path TEXT,               -- of a transfer: the file below the source's path
+    source_root TEXT,               -- where that path begins: endpoint and bucket, server and folder
     source_version TEXT,            -- which version of it: an ETag, or size and modification time
     changed_at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (connector_id, token, path)

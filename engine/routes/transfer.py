@@ -25,7 +25,7 @@ from engine.options import MIB
 from engine.protocols import CopiesWithin, SendsBody
 from engine.results import DELIVERED, Progress, RunResult, note_partly, printable
 from engine.routes.delivery import NullJournal
-from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, plan
+from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, has_exactly, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +76,7 @@ def transfer(
     steps = workers.call(lambda: plan(source, destination, orders, journal))
     unmatched = Unmatched(source, orders)
     moves = _Moves(source, destination, orders, journal)
-    files = [step.result for step in steps] if orders.dry_run else moves.run(steps, on_progress)
+    files = workers.call(lambda: [moves.preview(step) for step in steps]) if orders.dry_run else moves.run(steps, on_progress)
     delivered = sum(file.bytes for file in files if file.state in DELIVERED)
     notes = (*dict.fromkeys((*source.notes, *destination.notes)), *workers.call(unmatched.note))
     result = RunResult(0, delivered, time.monotonic() - started, None, tuple(files), notes, counts="files")
@@ -118,7 +118,7 @@ class _Moves:
     def run(self, steps: list[Step], on_progress: Callable[[Progress], None] | None) -> list[FileResult]:
         """All of them; a result for each."""
         results = [step.result for step in steps]
-        waiting = iter([(number, step) for number, step in enumerate(steps) if step.todo != "none"])
+        waiting = iter(sorted(((number, step) for number, step in enumerate(steps) if step.todo != "none"), key=lambda one: one[1].is_alike))
         total_bytes, total_files = sum(step.file.size for step in steps if step.todo == "send"), sum(step.todo != "none" for step in steps)
         under_way: dict[Future[FileResult], tuple[int, int]] = {}
         done = 0
@@ -147,9 +147,14 @@ class _Moves:
                 raise
         return results
 
+    def preview(self, step: Step) -> FileResult:
+        """What a dry run says of one file. Blocking."""
+        skipped = step.todo == "send" and self._store is not None and self._orders.exists == "skip" and self._stands(step)
+        return replace(step.result, state="skipped") if skipped else step.result
+
     def _has_room(self, under_way: dict[Future[FileResult], tuple[int, int]], step: Step) -> bool:
-        if not under_way:
-            return True
+        if not under_way or step.is_alike:
+            return not under_way
         return len(under_way) < self._orders.files_in_flight and sum(weight for _, weight in under_way.values()) + _weight(step) <= BUDGET_BYTES
 
     # What follows runs in the threads of the pool, one file in each.
@@ -222,6 +227,8 @@ class _Moves:
 
     def _copy(self, step: Step) -> Receipt:
         destination = self._destination
+        if step.is_alike:
+            _refuse_folded(destination, step)
         exists: Exists = "replace" if self._orders.exists == "replace" else "fail"
 
         def begun(leftover: str) -> None:
@@ -337,6 +344,15 @@ class _Moves:
             self.may_help = self.may_help or error.transient
             return replace(result, error=f"delivered, but its source is kept: {error}")
         return replace(result, source_deleted=True)
+
+
+def _refuse_folded(destination: Store, step: Step) -> None:
+    """Of several names that differ by case or Unicode form only, a store that takes them for one would keep one file, and a move delete all sources."""
+    if destination.stat(step.target) is not None and not has_exactly(destination, step.target):
+        raise TransferFailed(
+            f"{step.result.path}: the destination takes this name and that of another file of this run for one (they differ by upper and lower case, "
+            "or by how accents are written), and holds the other; rename one of them"
+        )
 
 
 def _weight(step: Step) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import unicodedata
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -82,6 +83,7 @@ class Step:
     todo: Literal["send", "compare", "remove", "none"]
     result: FileResult
     standing: bool | None = None  # whether a file stands at the target, where a listing or the ledger has told
+    is_alike: bool = False  # whether another step's target differs only by case or Unicode form: some stores take them for one name
 
 
 def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, journal: Journal) -> list[Step]:
@@ -106,6 +108,7 @@ def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, jou
     earlier = journal.earlier([step.file.path for step in possible])
     unsure = "compare" if not isinstance(destination, SendsBody) else "send" if destination.may_repeat else "park"
     steps = [_decided(step, orders, earlier.get((step.file.path, step.result.path)), unsure) if step.todo == "send" else step for step in steps]
+    steps = _with_likeness(steps)
     if isinstance(destination, SendsBody) or len(steps) < WORTH_LISTING or (destination.has_folders and orders.exists != "skip"):
         return steps  # a folder's own look costs less than a listing
     return _with_standing(steps, destination, orders)
@@ -143,6 +146,22 @@ def _count_unmatched(source: FileSource, orders: Orders) -> int:
     depth = orders.base.count("/") + 1 if orders.base else 0
     below = (f for f in source.list(paths.join_pattern(orders.base, "**/*"), ordered=False) if f.path.count("/") > depth and not wanted.fullmatch(f.path))
     return sum(1 for _ in itertools.islice(below, MOST_COUNTED + 1))
+
+
+def _with_likeness(steps: list[Step]) -> list[Step]:
+    """Mark those that a folder of another operating system could take for one file: the first of them goes as any other, the rest one by one after all."""
+    seen: set[str] = set()
+    marked = []
+    for step in steps:
+        name = unicodedata.normalize("NFC", step.target).casefold()
+        marked.append(replace(step, is_alike=step.todo != "none" and name in seen))
+        seen.add(name)
+    return marked
+
+
+def has_exactly(destination: Store, path: str) -> bool:
+    """Whether a file is listed under this very name, not only found by it. Blocking."""
+    return any(file.path == path for file in destination.list(paths.join_pattern(path.rpartition("/")[0], "*"), ordered=False))
 
 
 def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> list[Step]:

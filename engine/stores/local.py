@@ -86,7 +86,7 @@ class LocalStore:
 
     def identity(self, path: str) -> str:
         """The real path, whatever links lead there."""
-        return f"file {os.path.realpath(self._place(path))}"
+        return f"file {os.path.realpath(self._place(path) if path else self._root or '/')}"
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""

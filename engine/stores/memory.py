@@ -38,7 +38,7 @@ class MemoryStore:
 
     def identity(self, path: str) -> str:
         """This store and the path."""
-        return f"memory {id(self)}/{paths.checked(path)}"
+        return f"memory {id(self)}/{paths.checked(path) if path else ''}"
 
     def is_folder(self, path: str) -> bool:
         """Whether a file stands below `path`."""

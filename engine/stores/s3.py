@@ -23,6 +23,7 @@ from engine.stores.s3_upload import SINGLE_REQUEST_BYTES, S3Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from types_boto3_s3 import S3Client
 
@@ -130,7 +131,7 @@ class S3Store:
 
     def identity(self, path: str) -> str:
         """Endpoint, bucket and key; `localhost` and 127.0.0.1 are one place, so that a move onto itself is seen."""
-        return f"s3 {addresses.canonical(self.client.meta.endpoint_url)}/{self.options.bucket}/{self.key(path)}"
+        return f"s3 {addresses.canonical(self.client.meta.endpoint_url)}/{self.options.bucket}/{self.key(path) if path else self.options.path}"
 
     def is_folder(self, path: str) -> bool:
         """Whether any key lies below `path`."""
@@ -235,7 +236,8 @@ class S3Store:
     def delete(self, file: FileInfo) -> None:
         """Delete the object if it is still that version."""
         now = self.stat(file.path)
-        if now is None or now.version != file.version:
+        # The time too: behind two names of one bucket (an access point) the copy has replaced its own source, and has its ETag.
+        if now is None or now.version != file.version or (file.modified and _second(now.modified) != _second(file.modified)):
             raise FileChanged(f"{self.url(file.path)} has changed since it was listed, and stays", transient=True)
         place: dict[str, Any] = {"Bucket": self.options.bucket, "Key": self.key(file.path)}
         try:
@@ -342,3 +344,8 @@ class S3Store:
             if status(error) == 404:  # noqa: PLR2004 - HTTP
                 where = self.options.endpoint_url or "AWS"
                 raise ConnectionFailed(f"there is no bucket {self.options.bucket!r} at {where}; make it first, or check endpoint_url") from None
+
+
+def _second(moment: datetime | None) -> datetime | None:
+    """A header tells seconds, where a listing may tell milliseconds."""
+    return moment and moment.replace(microsecond=0)

@@ -83,6 +83,7 @@ class ObjectReader:
             del which["range"]
         answer = self._store.requests.ask("GET", self._store.key(self._file.path), which)
         if answer is not None and len(answer.body) == length:
+            self._check_version(answer.headers.get("etag", ""))
             return answer.body
         for attempt in range(1, _ATTEMPTS + 1):
             data = self._ask_boto(start, length)
@@ -95,12 +96,19 @@ class ObjectReader:
     def _ask_boto(self, start: int, length: int) -> bytes:
         asked: dict[str, Any] = {"Bucket": self._store.options.bucket, "Key": self._store.key(self._file.path), "IfMatch": f'"{self._file.version}"'}
         try:
-            body = self._store.client.get_object(**asked, Range=f"bytes={start}-{start + length - 1}")["Body"]
+            answer = self._store.client.get_object(**asked, Range=f"bytes={start}-{start + length - 1}")
         except (BotoCoreError, ClientError) as error:
             raise self._store.translated(error, f"read {self._store.url(self._file.path)}") from None
+        body = answer["Body"]
         try:
+            self._check_version(answer["ETag"])
             return body.read()
         except _BROKEN:
             return b""
         finally:
             body.close()
+
+    def _check_version(self, etag: str) -> None:
+        """Some servers take no notice of `If-Match`."""
+        if etag and etag.strip('"') != self._file.version:
+            raise FileChanged(f"{self._store.url(self._file.path)} has changed since it was listed", transient=True)

@@ -110,8 +110,8 @@ class SftpStore:
 
     def identity(self, path: str) -> str:
         """Server and absolute path, without links as far as the server follows them."""
-        remote = self._remote(path)
-        with translating(f"look at {self.url(path)}"), self._pool.borrow() as session:
+        remote = self._remote(path) if path else self._options.path or "."
+        with translating(f"look at {self.url(path) if path else self._shown_root}"), self._pool.borrow() as session:
             try:
                 absolute = session.absolute(remote)
             except StatusError:  # some refuse what does not exist
@@ -120,8 +120,7 @@ class SftpStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
-        shown = self.url(path) if path else f"the folder {self._options.path or '~'} on {self._options.host}"
-        with translating(f"look at {shown}"), self._pool.borrow() as session:
+        with translating(f"look at {self.url(path) if path else self._shown_root}"), self._pool.borrow() as session:
             found = session.attributes(self._remote(path) if path else self._options.path or ".")
         return found is not None and stat.S_ISDIR(found.st_mode or 0)
 
@@ -216,6 +215,10 @@ class SftpStore:
             return False
         with translating(f"sweep {place.url}"), self._pool.borrow() as session:
             return sftp_publish.sweep(session, place, leftover)
+
+    @property
+    def _shown_root(self) -> str:
+        return f"the folder {self._options.path or '~'} on {self._options.host}"
 
     def _remote(self, path: str) -> str:
         return paths.join(self._options.path, path)

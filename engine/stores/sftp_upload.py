@@ -21,6 +21,7 @@ from paramiko.sftp import SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLAG_READ, SFTP
 from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
 from engine.results import Receipt, reaches
 from engine.stores.sftp_errors import FAILURES, FLUSH_SECONDS, NO_SUCH_FILE, UNSUPPORTED, StatusError, translating
+from engine.stores.sftp_flush import EarlyFlush
 from engine.stores.sftp_lane import Lane
 from engine.stores.sftp_publish import Publication
 from engine.stores.sftp_read import ReadAhead
@@ -72,6 +73,7 @@ class SftpWriter:
         self._filling = bytearray()
         self._sent = 0
         self._lanes: list[Lane] = []
+        self._flush: EarlyFlush | None = None
         self._round_trip = 0.0
         self._widens_at = 0 if (declared or 0) >= WIDE_BYTES else WIDE_BYTES
         self._made: list[str] = []
@@ -104,6 +106,8 @@ class SftpWriter:
                 handle = session.open_file(self._temporary, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL)
                 self._round_trip = time.monotonic() - began
                 self._lanes.append(Lane(session, handle))
+                if SYNC in session.extensions:
+                    self._flush = EarlyFlush(self._pool, self._temporary)
         except BaseException:
             self._discard()
             raise
@@ -201,6 +205,8 @@ class SftpWriter:
         lane = min(self._lanes, key=Lane.look)
         lane.send(self._sent, data)
         self._sent += len(data)
+        if self._flush is not None:
+            self._flush.passed(self._sent)
 
     def _widen(self) -> None:
         """Write a large file over several connections, where the way is long: a server takes only 2 MiB ahead of its answers on each.
@@ -240,6 +246,7 @@ class SftpWriter:
             self._send_filling()
         for lane in self._lanes:
             lane.drain()
+        self._end_flush()
         with session.patience(FLUSH_SECONDS):
             if SYNC in session.extensions and self._lanes[0].handle is not None:
                 try:
@@ -249,6 +256,11 @@ class SftpWriter:
                         raise
             for lane in reversed(self._lanes):
                 lane.close()
+
+    def _end_flush(self) -> None:
+        flush, self._flush = self._flush, None
+        if flush is not None:
+            flush.end()
 
     def _check_size(self, found: paramiko.SFTPAttributes | None) -> None:
         if found is None:
@@ -319,6 +331,8 @@ class SftpWriter:
         self._filling = bytearray()
         for lane in self._lanes:
             lane.abandon()
+        with contextlib.suppress(StatusError):
+            self._end_flush()
         self._release()
         if not (self._begun or self._made):
             return

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import threading
 import time
+import unicodedata
 from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -324,6 +325,48 @@ def test_a_source_that_cannot_be_deleted_fails_the_run_and_is_named() -> None:
     assert journal.told["a.csv"][-1] == "removing source"
 
 
+class Folding(MemoryStore):
+    """Takes names that differ only by case, or by how accents are written, for one, as disks of other systems do."""
+
+    def _standing(self, path: str) -> str:
+        alike = unicodedata.normalize("NFC", path).casefold()
+        return next((name for name in self._files if unicodedata.normalize("NFC", name).casefold() == alike), path)
+
+    def stat(self, path: str) -> FileInfo | None:
+        found = super().stat(self._standing(path))
+        return found and replace(found, path=path)
+
+    def open_write(self, path: str, **options: Any) -> AbstractContextManager[Any]:  # type: ignore[override]  # whatever it is asked for
+        return super().open_write(self._standing(path), **options)
+
+
+@pytest.mark.parametrize("names", [("Lab.csv", "lab.csv"), ("caf\u00e9.csv", "cafe\u0301.csv"), ("A/x.csv", "a/x.csv", "a/X.csv")])
+@pytest.mark.parametrize("move", [True, False])
+def test_of_names_that_the_destination_takes_for_one_only_one_is_delivered(names: tuple[str, ...], move: bool) -> None:
+    source, target = MemoryStore(), Folding()
+    for name in names:
+        put(source, name, f"content of {name}".encode())
+    with pytest.raises(PartlyFailed, match="takes this name and that of another file") as caught:
+        transfer(source, target, Orders("", "**/*", delete_source=move))
+    result = caught.value.result
+    assert result is not None
+    assert sorted(file.state for file in result.files) == ["failed"] * (len(names) - 1) + ["written"]
+    (delivered,) = content(target).values()
+    kept = set(content(source).values())
+    assert {delivered, *kept} == {f"content of {name}".encode() for name in names}
+    assert (delivered in kept) is not move
+
+
+def test_names_that_differ_by_case_all_arrive_where_they_are_different() -> None:
+    source, target = MemoryStore(), MemoryStore()
+    for name in ("a.csv", "A.csv", "b.csv"):
+        put(source, name, name.encode())
+    put(target, "a.csv", b"old")
+    transfer(source, target, Orders(delete_source=True))
+    assert content(target) == {name: name.encode() for name in ("a.csv", "A.csv", "b.csv")}
+    assert content(source) == {}
+
+
 def test_young_files_are_left() -> None:
     source = filled(MemoryStore())
     now = datetime.now(UTC)
@@ -354,6 +397,12 @@ def test_a_dry_run_does_nothing(source: MemoryStore) -> None:
     assert len(content(source)) == len(NAMES)
     assert not journal.told
     assert str(result).startswith("would transfer 2 of 2 files, 32 B\n")
+
+
+def test_a_dry_run_says_what_would_be_skipped(source: MemoryStore) -> None:
+    destination = MemoryStore()
+    put(destination, "a.csv", b"old")
+    assert states(transfer(source, destination, Orders(pattern="*.csv", dry_run=True, exists="skip"))) == {"a.csv": "skipped", "b.csv": "planned"}
 
 
 class Watched(MemoryStore):

@@ -27,7 +27,7 @@ class Faults:
     """What the server does differently.
 
     Attributes:
-        extensions: Announced; `posix-rename@openssh.com` and `check-file` are then kept as well.
+        extensions: Announced; `posix-rename@openssh.com`, `check-file` and `fsync@openssh.com` are then kept as well.
         sizes: Whether attributes hold a size.
         refuse_write: Whether the n-th WRITE (from 0) fails; the others are taken.
         damage_write: Whether the n-th WRITE stores other bytes.
@@ -37,6 +37,8 @@ class Faults:
         short_reads: At most so many bytes per READ.
         race: Somebody else makes each folder just before MKDIR, which then answers FAILURE.
         unreachable: New connections are dropped.
+        refuse_sync: Whether the n-th fsync (from 0) fails.
+        folds: Names that differ only by case are one file.
         rename: What happens to the n-th rename (from 0): `refuse`, `lose` (done, the connection cut), `cut` (not done, the connection cut).
     """
 
@@ -48,11 +50,14 @@ class Faults:
     vanish: bool = False
     end_reads_at: int | None = None
     short_reads: int | None = None
+    refuse_sync: Callable[[int], bool] = lambda _: False
+    folds: bool = False
     rename: Callable[[int], str | None] = lambda _: None
     race: bool = False
     unreachable: bool = False
     writes: int = 0
     renames: int = 0
+    syncs: int = 0
 
 
 @dataclass
@@ -163,6 +168,12 @@ class _Protocol(paramiko.SFTPServer):
         if kind == CMD_EXTENDED:
             message.rewind()
             message.get_int()
+            if message.get_text() == "fsync@openssh.com" and "fsync@openssh.com" in faults.extensions:
+                refused, faults.syncs = faults.refuse_sync(faults.syncs), faults.syncs + 1
+                self._send_status(number, SFTP_FAILURE if refused else SFTP_OK)  # type: ignore[attr-defined]
+                return
+            message.rewind()
+            message.get_int()
         fault = None
         if kind == CMD_RENAME or (kind == CMD_EXTENDED and b"posix-rename" in message.asbytes()):
             fault = faults.rename(faults.renames)
@@ -192,7 +203,11 @@ class _Files(paramiko.SFTPServerInterface):
         self.control = server
 
     def _place(self, path: str) -> Path:
-        return self.control.root / path.lstrip("/")
+        place = self.control.root / path.lstrip("/")
+        if not self.control.faults.folds:
+            return place
+        alike = (other for other in (place.parent.iterdir() if place.parent.is_dir() else ()) if other.name.lower() == place.name.lower())
+        return next(alike, place)
 
     def _attributes(self, found: os.stat_result) -> paramiko.SFTPAttributes:
         attributes = paramiko.SFTPAttributes.from_stat(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -173,6 +174,35 @@ def test_another_version_in_the_middle_is_an_error(stores: Any, monkeypatch: pyt
         put(source, "file", os.urandom(6 * MIB))
         while body.read(1 << 20):
             pass
+
+
+def test_another_version_is_noticed_where_the_server_takes_no_notice_of_if_match(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_read, "RANGE_BYTES", 1 * MIB)
+    monkeypatch.setattr(s3_read, "RANGES_AHEAD", 1)
+    ask = ObjectRequests.ask
+
+    def unconditional(self: ObjectRequests, verb: str, key: str, headers: dict[str, str], *more: Any, **options: Any) -> Any:
+        return ask(self, verb, key, {name: value for name, value in headers.items() if name != "if-match"}, *more, **options)
+
+    monkeypatch.setattr(ObjectRequests, "ask", unconditional)
+    source, _ = stores
+    put(source, "file", os.urandom(6 * MIB))
+    with pytest.raises(FileChanged), source.open_read(source.stat("file")) as body:
+        body.read(10)
+        put(source, "file", os.urandom(6 * MIB))
+        while body.read(1 << 20):
+            pass
+
+
+def test_an_object_that_was_written_anew_with_the_same_bytes_is_not_deleted_as_the_old_one(stores: Any) -> None:
+    source, _ = stores
+    put(source, "file", b"x")
+    listed = source.stat("file")
+    time.sleep(1.1)  # servers tell seconds
+    put(source, "file", b"x")
+    with pytest.raises(FileChanged):
+        source.delete(listed)
+    assert get(source, "file") == b"x"
 
 
 @pytest.mark.parametrize("size", [10, 26 * MIB])

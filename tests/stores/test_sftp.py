@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import os
 import subprocess
+import time
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import paramiko
 import pytest
 
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, OutcomeUnknown, ResourceError, TransferFailed
-from engine.stores import sftp_connection, sftp_publish, sftp_upload
+from engine.stores import sftp_connection, sftp_flush, sftp_publish, sftp_upload
 from engine.stores.sftp import SftpOptions, SftpStore
 from tests.stores.sftp_misbehaving import PASSWORD, Faults, Server, misbehaving
 from tests.stores.sftp_servers import SftpServer, fingerprint, free_port, new_key
@@ -564,6 +565,35 @@ def test_a_server_that_gives_no_second_connection_gets_the_file_over_one(server:
 def test_servers_that_may_not_have_real_files_get_one_connection(server: Server, store: SftpStore) -> None:
     put(store, "file")
     assert len(server.transports) == 1
+
+
+@pytest.mark.parametrize("refused", [None, 0, 1])
+def test_a_large_file_is_brought_to_the_disk_while_it_arrives(server: Server, store: SftpStore, monkeypatch: pytest.MonkeyPatch, refused: int | None) -> None:
+    monkeypatch.setattr(sftp_flush, "EVERY_BYTES", 100_000)
+    server.faults = Faults(extensions=("fsync@openssh.com",), refuse_sync=lambda number: number == refused)
+    with pytest.raises(ResourceError) if refused is not None else contextlib.nullcontext(), store.open_write("file") as writer:
+        for start in range(0, len(DATA), 50_000):
+            writer.write(DATA[start : start + 50_000])
+            wait_until(lambda: writer._flush is None or writer._flush._asked is None or writer._flush._asked.done())
+    assert server.names() == ([] if refused is not None else ["file"])
+    assert refused is not None or server.faults.syncs > 2
+    assert len(server.transports) == 2
+
+
+def test_a_large_file_arrives_where_no_second_connection_is_given(server: Server, store: SftpStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_flush, "EVERY_BYTES", 100_000)
+    server.faults = Faults(extensions=("fsync@openssh.com",))
+    with store.open_write("file") as writer:
+        server.faults.unreachable = True
+        writer.write(DATA)
+    assert (server.root / "file").read_bytes() == DATA
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_memory_is_bounded_by_the_windows(sftp_server: SftpServer, sftp_folder: str) -> None:
