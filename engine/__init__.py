@@ -29,7 +29,7 @@ from engine.errors import (
 from engine.results import FileResult, Receipt, RunResult
 
 if TYPE_CHECKING:
-    from engine.adhoc import export, stream, transfer
+    from engine.adhoc import export, load, stream, transfer
     from engine.connector import run_connector
     from engine.results import Progress
 
@@ -54,12 +54,20 @@ __all__ = [
     "TransferFailed",
     "UnrepresentableValue",
     "export",
+    "load",
     "run_connector",
     "stream",
     "transfer",
 ]
 
-_LAZY = {"transfer": "engine.adhoc", "export": "engine.adhoc", "stream": "engine.adhoc", "run_connector": "engine.connector", "Progress": "engine.results"}
+_LAZY = {
+    "transfer": "engine.adhoc",
+    "export": "engine.adhoc",
+    "load": "engine.adhoc",
+    "stream": "engine.adhoc",
+    "run_connector": "engine.connector",
+    "Progress": "engine.results",
+}
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # who calls decides whether and where anything is logged
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import ends, jobs, registry
+from engine import ends, jobs, load_jobs, registry
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -150,6 +150,82 @@ def transfer(
     job = jobs.transfer_job(came.kind, source_config, goes.kind, dest_config)
     orders = replace(job.orders, base=came.leaf, target=goes.leaf, target_is_folder=goes.is_folder, dry_run=dry_run)
     return replace(job, orders=orders).run(on_progress)
+
+
+def load(
+    source: str | os.PathLike[str],
+    target: str,
+    *,
+    pattern: str | None = None,
+    table: str | None = None,
+    schema: str | None = None,
+    format: str | None = None,  # noqa: A002 - the configuration's own key
+    write_disposition: str | None = None,
+    primary_key: Sequence[str] | str | None = None,
+    columns: Mapping[str, Any] | str | None = None,
+    schema_contract: str | None = None,
+    on_bad_row: str | None = None,
+    max_bad_rows: int | str | None = None,
+    on_changed_file: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    null: str | None = None,
+    header: bool | None = None,
+    delete_source: bool = False,
+    dry_run: bool = False,
+    source_options: Mapping[str, Any] | None = None,
+    dest_options: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Load CSV or Parquet files into a PostgreSQL table, each file exactly once.
+
+    Args:
+        source: A file or a folder: a path, `file://…`, `s3://bucket/key` or `sftp://user@host:port/path`.
+        target: The database's URL.
+        pattern: Which files of a folder.
+        table: The table; default the file's name.
+        schema: PostgreSQL's schema; default `public`.
+        format: `csv` or `parquet`; default by the suffix.
+        write_disposition: `append` (default), `replace` or `merge`.
+        primary_key: Columns that a merge compares.
+        columns: Column → type; see `PostgresDestinationOptions`.
+        schema_contract: `evolve` (default) or `freeze`.
+        on_bad_row: `fail` (default) or `quarantine`.
+        max_bad_rows: Rows, or a share such as `1%`, that quarantine takes.
+        on_changed_file: `fail`, `reload` or `append`, for a file that was loaded with other content.
+        delimiter: Between the fields of a CSV line.
+        encoding: Of CSV files.
+        null: The bare text that means NULL.
+        header: Whether CSV files begin with the columns' names.
+        delete_source: Delete each file once its rows are committed.
+        dry_run: Say what would be done.
+        source_options: Any key of the source.
+        dest_options: Any key of the destination.
+        on_progress: Called as rows are sent.
+
+    Returns:
+        Rows, and what became of each file.
+
+    Raises:
+        PartlyFailed: Some files were not loaded; its `result` tells of each.
+        FerryError: Nothing was loaded.
+
+    Example:
+        >>> engine.load("/data/in", "postgresql://localhost/study", pattern="*.csv", table="labs")  # doctest: +SKIP
+    """
+    came = ends.end(source)
+    leaf, config = came.leaf, dict(came.config)
+    if pattern is not None and leaf:
+        config["path"], leaf = f"{config.get('path', '').rstrip('/')}/{leaf}".lstrip("/" if came.kind == registry.S3 else ""), ""
+    source_config = {**config, **(source_options or {}), **_given(file_pattern=pattern)}
+    keys = _given(table=table, schema=schema, format=format, write_disposition=write_disposition, primary_key=primary_key, columns=columns)
+    keys |= _given(schema_contract=schema_contract, on_bad_row=on_bad_row, max_bad_rows=max_bad_rows, on_changed_file=on_changed_file)
+    keys |= _given(delimiter=delimiter, encoding=encoding, null=null, header=header)
+    dest_config = {"connection_string": target, **(dest_options or {}), **keys, **({"delete_source": True} if delete_source else {})}
+    if "table" not in dest_config and not leaf:
+        raise ConfigurationError("which table? Several files need --table (table=… in Python)")
+    job = load_jobs.load_job(came.kind, source_config, dest_config, table=jobs.snake_case(leaf.partition(".")[0]), leaf=leaf)
+    return (load_jobs.dry(job) if dry_run else job).run(on_progress)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from engine import jobs, layers, workers
 from engine.control import connectors, host_keys
 from engine.errors import ConfigurationError, FerryError
+from engine.load_jobs import LoadJob
 from engine.results import human_bytes
+from engine.routes.load import chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +66,11 @@ def check(control: ControlDatabase, connector_id: int, *, offline: bool = False)
 def _checked(control: ControlDatabase, connector_id: int, *, offline: bool) -> Checked:
     stored = workers.call(lambda: connectors.read_connector(control, connector_id))
     job = validate(stored, lambda host, port: host_keys.pinned(control, host, port))
-    return _checked_export(connector_id, job, offline=offline) if isinstance(job, jobs.ExportJob) else _checked_transfer(connector_id, job, offline=offline)
+    if isinstance(job, jobs.ExportJob):
+        return _checked_export(connector_id, job, offline=offline)
+    if isinstance(job, LoadJob):
+        return _checked_load(connector_id, job, offline=offline)
+    return _checked_transfer(connector_id, job, offline=offline)
 
 
 def _checked_export(connector_id: int, job: jobs.ExportJob, *, offline: bool) -> Checked:
@@ -105,6 +111,24 @@ def _checked_transfer(connector_id: int, job: jobs.TransferJob, *, offline: bool
     count = f"{len(steps):,} file{'' if len(steps) == 1 else 's'}, {human_bytes(sum(step.file.size for step in steps))}"
     notes = (*job.notes, *dict.fromkeys((*job.source.notes, *job.store.notes)), *(str(file) for file in refused[:3]))
     return Checked(connector_id, None, f"would {verb} {ways}: {count} by now, without regard to what was delivered before", notes)
+
+
+def _checked_load(connector_id: int, job: LoadJob, *, offline: bool) -> Checked:
+    ways = f"{_root(job.source)}/{job.orders.pattern} into {job.store.shown}"
+    if offline:
+        return Checked(connector_id, None, f"would load {ways} (neither end was tried)", (*job.source.notes, *job.store.notes))
+    problems: dict[str, FerryError] = {}
+    with contextlib.closing(job.source):
+        with _noted(problems, "destination"):
+            standing = workers.call(job.store.standing)
+        with _noted(problems, "source"):
+            files = workers.call(lambda: chosen(job.source, job.orders))
+    if problems:
+        return _refused(connector_id, problems)
+    count = f"{len(files):,} file{'' if len(files) == 1 else 's'}, {human_bytes(sum(file.size for file in files))}"
+    table = "a new table" if standing is None else f"the table has {len(standing)} columns"
+    notes = tuple(dict.fromkeys((*job.source.notes, *job.store.notes)))
+    return Checked(connector_id, None, f"would load {ways} ({table}): {count} by now, without regard to what was loaded before", notes)
 
 
 def _root(end: FileStore | SendsBody) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from engine import registry
+from engine import load_jobs, registry
 from engine.errors import ConfigurationError
 from engine.options import MIB, Options
 from engine.protocols import SendsBody
@@ -66,6 +66,9 @@ class RouteOptions(Options):
     limit_rate_mb: Annotated[float, Field(gt=0)] | None = None
 
 
+_TRANSFER_ONLY = RouteOptions.known_keys() - load_jobs.ReadOptions.known_keys()
+
+
 @dataclass(frozen=True, slots=True)
 class ExportJob:
     """An export that is known to be possible as far as can be known without opening anything."""
@@ -115,7 +118,7 @@ class TransferJob:
         return plan(self.source, self.store, self.orders, NullJournal())
 
 
-Job = ExportJob | TransferJob
+Job = ExportJob | TransferJob | load_jobs.LoadJob
 
 
 def connector_job(config: Mapping[str, Any], *, pinned: PinnedKeys | None = None, redeliver: bool = False) -> Job:
@@ -134,6 +137,9 @@ def connector_job(config: Mapping[str, Any], *, pinned: PinnedKeys | None = None
     try:
         if registry.kind_of(ends[0], ends[1], where=f"{where}source") == registry.POSTGRES:
             return export_job(*ends, name=config["connector_name"], where=where, pinned=pinned)
+        if registry.kind_of(ends[2], ends[3], where=f"{where}destination") == registry.POSTGRES:
+            configs = [{key: value for key, value in end.items() if key not in _TRANSFER_ONLY} for end in (ends[1], ends[3])]
+            return load_jobs.load_job(ends[0], *configs, table=snake_case(config["connector_name"]), where=where, pinned=pinned)
         job = transfer_job(*ends, where=where, pinned=pinned)
     except ConfigurationError as error:
         text = str(error)
@@ -168,7 +174,7 @@ def transfer_job(
         registry.kind_of(destination_type, destination_config, where=f"{where}destination"),
     )
     if kinds[1] == registry.POSTGRES:
-        raise ConfigurationError(f"{where}this version loads no files into a database; a source of files needs a store or a REST endpoint as its destination")
+        raise ConfigurationError(f"{where}files become rows of a database by a load (ferry load), not by a transfer")
     ours = RouteOptions.known_keys()
     keys = {key: value for key, value in source_config.items() if key in ours and value is not None}
     keys.update({key: value for key, value in destination_config.items() if key in ours and value is not None})

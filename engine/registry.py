@@ -59,6 +59,13 @@ _SENDERS = {
 _ROW_SOURCES = {
     POSTGRES: (_Class("engine.postgres.source_options:PostgresSourceOptions"), _Class("engine.postgres.source:PostgresSource")),
 }
+_LOADERS = {
+    POSTGRES: (_Class("engine.postgres.destination_options:PostgresDestinationOptions"), _Class("engine.postgres.loading:Loader")),
+}
+_ROW_FORMATS = {
+    "csv": _Class("engine.formats.row_files:CsvFiles"),
+    "parquet": _Class("engine.formats.row_files:ParquetFiles"),
+}
 _FORMATS = {
     "csv": _Class("engine.formats.csv:CsvFormat"),
     "parquet": _Class("engine.formats.parquet:ParquetFormat"),
@@ -109,6 +116,21 @@ def store(kind: str, options: Options, pinned: PinnedKeys | None = None) -> Any:
     """A store, or what takes bodies; nothing opened. `pinned` tells which SSH host keys somebody trusts, by host and port."""
     made = {**_STORES, **_SENDERS}[kind][1].load()
     return made(options, pinned) if kind == SFTP else made(options)
+
+
+def loader_options(kind: str, config: Mapping[str, Any], *, where: str, beside: Iterable[str] = ()) -> Any:
+    """Checked options of a table that rows are loaded into."""
+    return _options(_LOADERS, kind, config, where, beside)
+
+
+def loader(kind: str, options: Options) -> Any:
+    """A table that rows are loaded into, nothing opened."""
+    return _LOADERS[kind][1].load()(options)
+
+
+def row_format(name: str) -> Any:
+    """The class that reads rows from files of a format."""
+    return _ROW_FORMATS[name].load()
 
 
 def file_format(name: str) -> Any:

@@ -1,0 +1,175 @@
+"""CSV and Parquet files of a store as rows: one shape for both, so that whoever loads them needs to know neither."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import pyarrow as pa
+
+from engine.errors import ConfigurationError, FerryError
+from engine.formats.csv_reader import CsvInput, CsvReader
+from engine.formats.parquet_reader import ParquetReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.formats.csv_rejects import Reject
+    from engine.protocols import FileInfo, FileSource, RowBlock, RowFile
+
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+WINDOW_BYTES = 4 << 20
+
+
+class CsvFiles:
+    """Files of text, whose columns have no types yet (`RowFormat`).
+
+    Args:
+        delimiter: See `CsvInput`, as all of these.
+        null: The bare text that means NULL.
+        encoding: Of the files.
+        names: Of the columns, where the files have no header.
+        compression: None: as each file's suffix says (`.gz`, `.zst`).
+    """
+
+    is_text = True
+
+    def __init__(self, *, delimiter: str = ",", null: str = "", encoding: str = "utf-8", names: tuple[str, ...] = (), compression: str | None = None) -> None:
+        self._compression = compression
+        self._names = names
+        self._common = {"delimiter": delimiter, "null": null, "encoding": encoding}
+        self._dialect("any.csv")  # refuses at once what cannot be
+
+    @contextlib.contextmanager
+    def open(self, source: FileSource, file: FileInfo) -> Iterator[RowFile]:
+        """The file's rows; errors name the file."""
+        with source.open_read(file) as body, _naming(source.url(file.path)):
+            reader = CsvReader(body, self._dialect(file.path))
+            yield _CsvFile(reader, source.url(file.path))
+
+    def _dialect(self, path: str) -> CsvInput:
+        by_suffix = next((kind for suffix, kind in COMPRESSED.items() if path.lower().endswith(suffix)), "none")
+        return CsvInput(header=not self._names, columns=self._names, compression=self._compression or by_suffix, **self._common)
+
+
+class ParquetFiles:
+    """Files whose columns have types (`RowFormat`)."""
+
+    is_text = False
+
+    @contextlib.contextmanager
+    def open(self, source: FileSource, file: FileInfo) -> Iterator[RowFile]:
+        """The file's rows; errors name the file."""
+        body = io.BufferedReader(_Ranges(source, file), WINDOW_BYTES)
+        yield _ParquetFile(ParquetReader(cast("BinaryIO", body), where=source.url(file.path)))
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """The readers name line and rule; which file it was is said here."""
+    try:
+        yield
+    except FerryError as error:
+        if where not in str(error):
+            error.args = (f"{where}: {error}",)
+        raise
+
+
+class _CsvFile:
+    def __init__(self, reader: CsvReader, where: str) -> None:
+        self.schema = pa.schema([(name, pa.string()) for name in reader.names])
+        self._reader = reader
+        self._where = where
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        with _naming(self._where):
+            yield from self._reader
+
+
+class _ParquetFile:
+    def __init__(self, reader: ParquetReader) -> None:
+        self.schema = reader.schema
+        self._reader = reader
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        first = 1
+        for batch in self._reader:
+            yield _ParquetBlock(batch, first)
+            first += batch.num_rows
+
+
+class _ParquetBlock:
+    """A batch; its "lines" are row numbers, and nothing of a row stands in the file by itself."""
+
+    def __init__(self, batch: pa.RecordBatch, first: int) -> None:
+        self.rejects: list[Reject] = []
+        self._batch = batch
+        self._first = first
+
+    def text(self) -> pa.RecordBatch:
+        return self._batch
+
+    def typed(self, schema: pa.Schema) -> pa.RecordBatch:
+        del schema
+        return self._batch
+
+    def line(self, row: int) -> int:
+        return self._first + row
+
+    def raw(self, row: int) -> bytes | None:
+        """Nothing stands there row by row."""
+        del row
+        return None
+
+
+class _Ranges(io.RawIOBase):
+    """A store's file with `seek`: each read is a range of exactly the version that was listed."""
+
+    def __init__(self, source: FileSource, file: FileInfo) -> None:
+        super().__init__()
+        self._source = source
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # any writable buffer
+        wanted = max(0, min(len(buffer), self._file.size - self._at))
+        if wanted == 0:
+            return 0
+        with self._source.open_read(self._file, self._at, wanted) as body:
+            data = body.read(wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def format_of(path: str) -> str:
+    """`csv` or `parquet`, by the suffix.
+
+    Raises:
+        ConfigurationError: The suffix says nothing.
+
+    Example:
+        >>> format_of("2024/labs.csv.gz"), format_of("x.parquet")
+        ('csv', 'parquet')
+    """
+    name = path.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    for known in ("csv", "parquet"):
+        if name.endswith(f".{known}"):
+            return known
+    raise ConfigurationError(f"{path!r}: the suffix names no format; say --format csv or --format parquet ('format' in a connector)")

@@ -1,0 +1,117 @@
+"""A merged configuration of a load → a validated job, with nothing opened yet."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine import registry
+from engine.errors import ConfigurationError
+from engine.options import Options
+from engine.routes import load as route
+from engine.routes.load import LoadOrders
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from engine.protocols import FileSource, Journal, RowDestination, RowFormat
+    from engine.registry import PinnedKeys
+    from engine.results import Progress, RunResult
+
+
+class ReadOptions(Options):
+    """How files of rows are read: keys that may stand at either end of a load; the destination's win.
+
+    Attributes:
+        format: `csv` or `parquet`; without it the suffix of the pattern or of the file decides.
+        delimiter: Between the fields of a CSV line.
+        header: Whether CSV files begin with the columns' names; else these are the file's columns in `columns`, in their order.
+        null: The bare text that means NULL.
+        encoding: Of CSV files.
+        delete_source: Delete each file once its rows are committed.
+    """
+
+    format: Literal["csv", "parquet"] | None = None
+    delimiter: str = ","
+    header: bool = True
+    null: str = ""
+    encoding: str = "utf-8"
+    delete_source: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadJob:
+    """A load that is known to be possible as far as can be known without opening anything."""
+
+    source: FileSource
+    layout: RowFormat
+    store: RowDestination
+    orders: LoadOrders
+
+    def source_root(self) -> None:
+        """What was loaded is remembered by the target database, by each file's URL."""
+
+    def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
+        """Do it; see `engine.routes.load.load`. The ledger is the target database's own."""
+        del journal
+        with contextlib.closing(self.source):
+            return route.load(self.source, self.layout, self.store, self.orders, on_progress=on_progress)
+
+
+def load_job(
+    source_type: str,
+    source_config: Mapping[str, Any],
+    destination_config: Mapping[str, Any],
+    *,
+    table: str,
+    leaf: str = "",
+    where: str = "",
+    pinned: PinnedKeys | None = None,
+) -> LoadJob:
+    """Validate both ends of a load.
+
+    Args:
+        source_type: A type code for a store.
+        source_config: Its merged configuration.
+        destination_config: Of the PostgreSQL destination.
+        table: The table where the destination names none.
+        leaf: The file below the source's path, where it is one.
+        where: What messages about an end begin with.
+        pinned: SSH host keys that somebody trusts.
+
+    Raises:
+        ConfigurationError: All that is wrong with one end, at once.
+    """
+    kind = registry.kind_of(source_type, source_config, where=f"{where}source")
+    if kind in (registry.POSTGRES, registry.REST):
+        raise ConfigurationError(f"{where}source: {source_type!r} holds no files that could be loaded")
+    ours = ReadOptions.known_keys()
+    keys = {key: value for config in (source_config, destination_config) for key, value in config.items() if key in ours and value is not None}
+    asked = ReadOptions.parse(keys, where=f"{where}destination")
+    ends = [{key: value for key, value in config.items() if key not in ours} for config in (source_config, destination_config)]
+    options: Any = registry.options_class(kind, "source", where=f"{where}source").parse(ends[0], where=f"{where}source", beside=ours)
+    target = registry.loader_options(registry.POSTGRES, {"table": table, **ends[1]}, where=f"{where}destination", beside=ours)
+    source = registry.store(kind, options, pinned)
+    orders = LoadOrders(base=leaf, pattern=options.file_pattern, delete_source=asked.delete_source)
+    return LoadJob(source, _layout(asked, leaf or options.file_pattern, target), registry.loader(registry.POSTGRES, target), orders)
+
+
+def dry(job: LoadJob) -> LoadJob:
+    """The same, that only says what it would do."""
+    return replace(job, orders=replace(job.orders, dry_run=True))
+
+
+def _layout(asked: ReadOptions, named: str, target: Any) -> RowFormat:
+    from engine.formats.row_files import format_of
+
+    name = asked.format or format_of(named)
+    made = registry.row_format(name)
+    if name == "parquet":
+        return made()  # type: ignore[no-any-return]  # the registry gives any class
+    names: tuple[str, ...] = ()
+    if not asked.header:
+        names = tuple(one.source for one in target.columns.named if one.source) if target.columns else ()
+        if not names:
+            raise ConfigurationError("'header' false: give 'columns', which then names the file's columns in their order")
+    return made(delimiter=asked.delimiter, null=asked.null, encoding=asked.encoding, names=names)  # type: ignore[no-any-return]

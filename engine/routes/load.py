@@ -1,0 +1,265 @@
+"""Files into a table: rows of CSV and Parquet files, each file exactly once.
+
+    list  →  leave out what the destination remembers  →  for each file: open, load (one transaction), remove the source where asked
+
+Files of one run that have the same columns are loaded one after another through one opened table. One file's failure stops no other, except under
+replace, where all files become the table together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engine import paths, workers
+from engine.errors import ConfigurationError, FerryError, LeaseLost, LoadFailed, PartlyFailed, describe
+from engine.results import DELIVERED, FileResult, Progress, RunResult, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import pyarrow as pa
+
+    from engine.protocols import FileInfo, FileSource, LoadsRows, RowDestination, RowFormat
+    from engine.results import FileState
+
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrders:
+    """What to load, and how.
+
+    Attributes:
+        base: Below the source's root: a folder, or one file. Empty: the root.
+        pattern: Which files below `base`.
+        delete_source: Delete each source once its rows are committed.
+        dry_run: Say what would be done.
+    """
+
+    base: str = ""
+    pattern: str = "*"
+    delete_source: bool = False
+    dry_run: bool = False
+
+
+def load(
+    source: FileSource,
+    layout: RowFormat,
+    destination: RowDestination,
+    orders: LoadOrders,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Load files into a table.
+
+    Args:
+        source: Where they are.
+        layout: How rows are read from them.
+        destination: The table.
+        orders: Which ones, and how.
+        on_progress: Called several times a second.
+
+    Returns:
+        Rows and files; a file that the destination remembers is "already delivered".
+
+    Raises:
+        PartlyFailed: Some files were not loaded; its `result` tells of all.
+        ConfigurationError: Nothing was loaded.
+        FerryError: The listing or the connection failed.
+
+    Example:
+        >>> load(LocalStore(FolderOptions(path="/in")), CsvFiles(), Loader(options), LoadOrders(pattern="*.csv"))  # doctest: +SKIP
+    """
+    started = time.monotonic()
+    run = _Loading(source, layout, destination, orders, on_progress)
+    files = run.run()
+    rows = sum(file.rows or 0 for file in files if file.state in DELIVERED)
+    size = sum(file.bytes for file in files if file.state in DELIVERED)
+    notes = tuple(dict.fromkeys((*source.notes, *destination.notes)))
+    result = RunResult(rows, size, time.monotonic() - started, None, tuple(files), notes)
+    if result.failed:
+        raise PartlyFailed(_told(result), result, transient=run.may_help)
+    return result
+
+
+def chosen(source: FileSource, orders: LoadOrders) -> list[FileInfo]:
+    """The files that the orders name. Blocking.
+
+    Raises:
+        ConfigurationError: There is no such file or folder.
+    """
+    if orders.base and (single := source.stat(orders.base)) is not None:
+        return [single]
+    files = list(source.list(paths.join_pattern(orders.base, orders.pattern)))
+    if not files and source.has_folders and not source.is_folder(orders.base):
+        raise ConfigurationError(f"there is no file or folder {source.url(orders.base or '*').removesuffix('/*')}")
+    return files
+
+
+def _told(result: RunResult) -> str:
+    named = [printable(str(file.error)) for file in result.failed[:3]]
+    more = len(result.failed) - len(named)
+    return f"{result.headline}: {'; '.join(named)}{f'; and {more:,} more' if more else ''}"
+
+
+class _Loading:
+    """One run."""
+
+    def __init__(
+        self, source: FileSource, layout: RowFormat, destination: RowDestination, orders: LoadOrders, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self.may_help = False
+        self._source = source
+        self._layout = layout
+        self._destination = destination
+        self._orders = orders
+        self._on_progress = on_progress
+        self._rows = 0
+        self._done = 0
+        self._files: list[FileInfo] = []
+        self._results: dict[str, FileResult] = {}
+
+    def run(self) -> list[FileResult]:
+        self._files = workers.call(lambda: chosen(self._source, self._orders))
+        waiting = workers.call(self._not_loaded)
+        if self._orders.dry_run:
+            return self._in_order()
+        self._done = len(self._files) - len(waiting)
+        for schema, group in workers.call(lambda: self._by_schema(waiting)):
+            self._load_group(schema, group)
+        return self._in_order()
+
+    def _in_order(self) -> list[FileResult]:
+        return [self._results[file.path] for file in self._files]
+
+    def _not_loaded(self) -> list[FileInfo]:
+        """Those that the destination does not remember in this version; of a replace all, unless none has changed."""
+        urls = {file.path: self._source.url(file.path) for file in self._files}
+        known = self._destination.loaded(list(urls.values()))
+        waiting = []
+        for file in self._files:
+            same = next((one for one in known.get(urls[file.path], ()) if one.version == file.version), None)
+            state: FileState = "planned" if same is None else "already delivered"
+            self._results[file.path] = FileResult(self._destination.shown, file.size, None if same is None else same.rows, None, state, source=urls[file.path])
+            if same is None:
+                waiting.append(file)
+        if self._destination.is_replace and waiting:
+            for file in self._files:
+                self._results[file.path] = replace(self._results[file.path], state="planned", rows=None)
+            return list(self._files)
+        return waiting
+
+    def _by_schema(self, files: Sequence[FileInfo]) -> list[tuple[pa.Schema, list[FileInfo]]]:
+        """Files of the same columns together, in the order in which such come first. A file that cannot be opened has failed."""
+        groups: list[tuple[pa.Schema, list[FileInfo]]] = []
+        for file in files:
+            try:
+                with self._layout.open(self._source, file) as rows:
+                    schema = rows.schema
+            except (LeaseLost, ConfigurationError):
+                raise
+            except FerryError as error:
+                self._fail(file, error)
+                continue
+            same = next((group for known, group in groups if known.equals(schema)), None)
+            if same is None:
+                groups.append((schema, [file]))
+            else:
+                same.append(file)
+        if self._destination.is_replace and (len(groups) > 1 or len(groups[0][1]) < len(files) if groups else files):
+            failed = [str(result.error) for result in self._results.values() if result.state == "failed"]
+            raise ConfigurationError(
+                f"replacing {self._destination.shown}: all files become the table together, and "
+                + (failed[0] if failed else "they do not have the same columns")
+                + "; the table stays as it was"
+            )
+        return groups
+
+    def _load_group(self, schema: pa.Schema, files: Sequence[FileInfo]) -> None:
+        try:
+            with self._destination.open(schema, is_text=self._layout.is_text, survey=lambda: self._survey(files)) as table:
+                for file in files:
+                    self._load(table, file)
+                    self._go_on(file)
+        except (LeaseLost, ConfigurationError):
+            raise
+        except FerryError as error:
+            for file in files:
+                if self._results[file.path].state == "planned":
+                    self._fail(file, error)
+            if self._destination.is_replace:
+                self._keep(files)
+            return
+        if self._orders.delete_source:
+            workers.call(lambda: self._delete(files))
+
+    def _go_on(self, file: FileInfo) -> None:
+        """Under replace the first failure ends the run, before anything is committed."""
+        if self._destination.is_replace and self._results[file.path].state == "failed":
+            raise LoadFailed("another file of the replace failed; the table stays as it was")
+
+    def _load(self, table: LoadsRows, file: FileInfo) -> None:
+        url = self._source.url(file.path)
+        try:
+            with contextlib.ExitStack() as stack:
+                rows = workers.call(lambda: stack.enter_context(self._layout.open(self._source, file)))
+                done = table.load(url, file.version, file.size, rows, self._passed)
+        except LeaseLost:
+            raise
+        except FerryError as error:
+            self._fail(file, error)
+            return
+        planned = self._results[file.path]
+        if done is None:
+            self._results[file.path] = replace(planned, state="already delivered")
+        else:
+            loaded, aside = done
+            if aside:
+                self._destination.notes.append(f"{url}: {aside:,} row{'s were' if aside > 1 else ' was'} put aside in the table of rejected rows")
+            self._results[file.path] = replace(planned, state="written", rows=loaded)
+        self._done += 1
+        self._show()
+
+    def _survey(self, files: Sequence[FileInfo]) -> Iterator[pa.RecordBatch]:
+        """Every row of every file, as text."""
+        for file in files:
+            with self._layout.open(self._source, file) as rows:
+                for block in rows:
+                    workers.still_wanted()
+                    yield block.text()
+
+    def _passed(self, rows: int) -> None:
+        self._rows += rows
+        self._show()
+
+    def _show(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(Progress(self._rows, 0, self._done, total_files=len(self._files)))
+
+    def _fail(self, file: FileInfo, error: FerryError) -> None:
+        self.may_help = self.may_help or error.transient
+        told = describe(error)
+        self._results[file.path] = replace(self._results[file.path], state="failed", error=told)
+
+    def _keep(self, files: Sequence[FileInfo]) -> None:
+        """A replace that did not come about: what it had loaded is not there."""
+        for file in files:
+            if self._results[file.path].state in DELIVERED:
+                self._fail(file, LoadFailed("another file of the replace failed; the table stays as it was"))
+
+    def _delete(self, files: Sequence[FileInfo]) -> None:
+        for file in files:
+            result = self._results[file.path]
+            if result.state not in DELIVERED:
+                continue
+            try:
+                self._source.delete(file)
+            except LeaseLost:
+                raise
+            except FerryError as error:
+                self._results[file.path] = replace(result, error=f"loaded, but its source is kept: {error}")
+            else:
+                self._results[file.path] = replace(result, source_deleted=True)
