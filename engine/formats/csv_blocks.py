@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.formats.decoding import Utf8Stream
 
 BLOCK = 4 << 20
-"""Bytes of text that a block has, unless one record is larger: measured, smaller ones cost more, larger ones gain nothing."""
+"""Bytes of text that a block has, unless one record is larger: measured, smaller ones cost more, larger ones gain little."""
 LARGEST_RECORD = 64 << 20
 """Bytes. A value of PostgreSQL may have 1 GB, but a quote that is not closed should not take that much memory before it is noticed."""
 _WINDOW = 1 << 12  # bytes looked at first where the end of a text is searched

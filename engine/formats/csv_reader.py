@@ -1,16 +1,17 @@
 r"""CSV files into record batches: every record becomes a row or is rejected by line and rule, and no value changes on the way.
 
-What is read is RFC 4180 as `csv_blocks` tells, in the encodings and compressions of `decoding`. NULL is a bare field that equals the NULL text, by
+What is read is RFC 4180 as `csv_grammar` tells, in the encodings and compressions of `decoding`. NULL is a bare field that equals the NULL text, by
 default an empty one; a quoted field is never NULL (as in PostgreSQL's `COPY … (FORMAT csv)`). `\.` is a value as any other.
 
 pyarrow parses blocks of whole records. What it would let through is looked for first, so that only a block with something amiss is looked at
-record by record: unclosed and stray quotes, NUL, empty lines (a row of NULLs to pyarrow), carriage returns (a line end to it).
-Its messages hold values, so none of them is shown.
+record by record: unclosed and stray quotes, NUL, empty lines (a row of NULLs to pyarrow), carriage returns (a line end to it),
+a byte order mark at the beginning of a value. Its messages hold values, so none of them is shown.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -73,9 +74,12 @@ class CsvInput:
 
 
 class CsvReader:
-    r"""The blocks of one file, in order. While one is used the next is read, so a few blocks are in memory whatever the file's size.
+    r"""The blocks of one file, in order, once. While one is used the next is read, so a few blocks are in memory whatever the file's size.
 
     Making a reader reads the header.
+
+    Attributes:
+        names: Of the columns.
 
     Args:
         file: At its beginning; read by other threads too, but never by two at once. The caller closes it.
@@ -105,13 +109,14 @@ class CsvReader:
         header = self._header() if dialect.header else b""
         self.names = self._names(header) if dialect.header else dialect.columns
         self._expected = Expected(len(self.names), header, dialect.encoding, self._grammar)
+        self._parser = _Parser(self.names, dialect)
 
     def __iter__(self) -> Iterator[CsvBlock]:
         ahead = workers.start(self._next, name="ferry-csv")
         try:
             while (block := workers.wait(ahead)) is not None:
                 ahead = workers.start(self._next, name="ferry-csv")
-                yield CsvBlock(block, self._expected, _Parser(self.names, self._dialect))
+                yield CsvBlock(block, self._expected, self._parser)
         finally:
             concurrent.futures.wait([ahead])  # from here on the file is its opener's alone
 
@@ -169,6 +174,8 @@ class _Parser:
         """The columns; None when a record or a value is not as it should be."""
         if not data.size:
             return [pa.array([], kind) for kind in types]
+        if bytes(memoryview(data)[: len(BOM_UTF8)]) == BOM_UTF8:  # of a value: pyarrow takes one away
+            data = pa.py_buffer(BOM_UTF8 + data.to_pybytes())
         names = [str(position) for position in range(len(types))]
         try:
             table = csv.read_csv(
@@ -184,7 +191,7 @@ class _Parser:
                     false_values=csv_values.FALSE,
                 ),
             )
-        except pa.ArrowException:  # its text holds the record, or the value
+        except pa.ArrowInvalid:  # its text holds the record, or the value
             return None
         return [column.chunk(0) for column in table.columns]
 
@@ -232,8 +239,10 @@ class CsvBlock:
         The forms are among those that PostgreSQL's input functions take, for the same value. They may take what is None here: `text` has it all.
 
         Raises:
-            TypeError: A type that text is not parsed to: others than `csv_values.parsed_as` takes.
+            TypeError: A type that text is not parsed to (others than `csv_values.parsed_as` takes), or one too few or too many.
         """
+        if len(schema) != len(self._parser.schema):
+            raise TypeError(f"{len(schema)} types for {len(self._parser.schema)} columns")
         types = [csv_values.parsed_as(kind) for kind in schema.types]
         arrays = self._parse(types)
         if arrays is None and self._rows is None:

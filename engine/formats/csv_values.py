@@ -1,6 +1,6 @@
 """Values of CSV parsed straight to Arrow types by pyarrow, where its parser and PostgreSQL's input functions agree.
 
-pyarrow takes forms that PostgreSQL refuses or understands differently, tried on pyarrow 26 and PostgreSQL 15 and 18:
+pyarrow takes forms that PostgreSQL refuses or understands differently, tried on pyarrow 26 and PostgreSQL 18 (`tests/formats/test_csv_values.py` compares them):
 
 | type | pyarrow takes | PostgreSQL |
 |---|---|---|

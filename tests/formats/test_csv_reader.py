@@ -154,6 +154,42 @@ def test_any_bytes_are_rows_or_rejects_or_an_error_of_ours(pieces: list[bytes], 
         assert raw.decode()
 
 
+ODDITIES = [
+    b"\xef\xbb\xbf",
+    b"\xef",
+    b"\xff",
+    b"\xc3",
+    b"\xed\xb2\x81",
+    b"a,b",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b'"',
+    b",",
+    b"1",
+    b"\0",
+    b"\n\n",
+    b'"\n',
+    b",x\n",
+    b"\xc3\xa9",
+]
+
+
+@given(st.lists(st.sampled_from(ODDITIES), max_size=20), BLOCKS, st.booleans())
+@settings(deadline=None, max_examples=1000)
+def test_the_block_size_changes_nothing(pieces: list[bytes], block: int, header: bool) -> None:
+    data = (b"a,b\n" if header else b"") + b"".join(pieces)
+    dialect: dict[str, Any] = {} if header else {"header": False, "columns": ("a", "b")}
+    found = []
+    for size in (block, 1 << 20):
+        try:
+            whole = read(data, block=size, **dialect)
+            found.append((whole.rows, whole.lines, whole.raw, whole.rejects))
+        except ProcessingError as error:
+            found.append(str(error))  # type: ignore[arg-type]
+    assert found[0] == found[1]
+
+
 def test_the_servers_csv_is_read_back(database: str) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("CREATE TABLE t (n int, a text, b text)")

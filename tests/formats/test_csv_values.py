@@ -169,3 +169,8 @@ def test_a_value_that_is_not_plain_leaves_the_text() -> None:
 def test_types_that_text_is_not_parsed_to(kind: pa.DataType) -> None:
     with pytest.raises(TypeError, match="CSV is not parsed straight to"):
         typed(kind, "1")
+
+
+def test_types_are_given_for_all_columns() -> None:
+    with pytest.raises(TypeError, match="1 types for 2 columns"):
+        block("1").typed(pa.schema([("a", pa.int64())]))
