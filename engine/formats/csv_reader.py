@@ -37,7 +37,7 @@ class CsvInput:
     """How CSV files are written.
 
     Attributes:
-        delimiter: One ASCII character that is no letter, digit, quote or line end.
+        delimiter: One ASCII character that is no letter, digit, sign, point, quote or line end.
         null: The bare text that means NULL.
         encoding: Any name that Python knows; UTF-8 may begin with a byte order mark.
         header: Whether the first record holds the column names.
@@ -60,8 +60,8 @@ class CsvInput:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter.isalnum() or self.delimiter in '"\r\n\0':
-            raise ConfigurationError("'delimiter' is one ASCII character, and no letter, digit, quote or line end")
+        if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter.isalnum() or self.delimiter in '"\r\n\0.+-':
+            raise ConfigurationError("'delimiter' is one ASCII character, and no letter, digit, sign, point, quote or line end")
         if any(c in self.null for c in (self.delimiter, '"', "\r", "\n", "\0")):
             raise ConfigurationError("'null' may not hold the delimiter, a quote, a line end or NUL")
         if self.compression not in COMPRESSIONS:
@@ -243,15 +243,14 @@ class CsvBlock:
         """
         if len(schema) != len(self._parser.schema):
             raise TypeError(f"{len(schema)} types for {len(self._parser.schema)} columns")
-        types = [csv_values.parsed_as(kind) for kind in schema.types]
+        types = [csv_values.parsed_as(kind, exotic=self._block.exotic) for kind in schema.types]
         arrays = self._parse(types)
         if arrays is None and self._rows is None:
             self.text()  # tells whether it was a record or a value
             arrays = self._parse(types) if self._inspection else None
         if arrays is None:
             return None
-        parsed = csv_values.Parsed(arrays, self._good(), self._hexadecimal(), lambda position: self.text().column(position))
-        done = csv_values.checked(parsed, schema)
+        done = csv_values.checked(arrays, schema, self._good(), lambda position: self.text().column(position))
         return None if done is None else pa.RecordBatch.from_arrays(done, schema=schema)
 
     def line(self, row: int) -> int:
@@ -272,11 +271,6 @@ class CsvBlock:
         if self._places is None:
             self._places = places(self._block, self._inspection if self.rejects else None, self._expected.grammar)
         return self._places
-
-    def _hexadecimal(self) -> bool:
-        if self._block.clean:
-            return self._block.hexadecimal
-        return not self._expected.grammar.holds(self._good(), several=len(self._parser.schema) > 1, hexadecimal=False)
 
     def _good(self) -> pa.Buffer:
         return self._inspection.good if self._inspection else self._block.text
