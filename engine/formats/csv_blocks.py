@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.formats.decoding import Utf8Stream
 
 BLOCK = 4 << 20
-"""Bytes of text that a block has, unless one record is larger: measured, smaller ones cost more, larger ones gain nothing."""
+"""Bytes of text that a block has, unless one record is larger: measured, smaller ones cost more, larger ones gain little."""
 LARGEST_RECORD = 64 << 20
 """Bytes. A value of PostgreSQL may have 1 GB, but a quote that is not closed should not take that much memory before it is noticed."""
 _WINDOW = 1 << 12  # bytes looked at first where the end of a text is searched
@@ -32,14 +32,14 @@ class Block:
         line: The line on which it begins, from 1.
         lines: How many it has.
         clean: Whether quotes, line ends and NUL are known to be no trouble; else each record must be looked at.
-        hexadecimal: Whether a field may begin as `0x1F` does.
+        exotic: Whether a field may begin as `0x1F` or `1e-5` do.
     """
 
     text: pa.Buffer
     line: int
     lines: int
     clean: bool = False
-    hexadecimal: bool = True
+    exotic: bool = True
 
 
 class Blocks:
@@ -120,13 +120,13 @@ class Blocks:
 
     def _clean(self, *, several: bool) -> Block | None:
         """The records that are there, if all is well with them, and if they are not far less than what is there."""
-        for find, hexadecimal in ((_last_line_end, False), (_last_line_end_outside_quotes, False), (_last_line_end_outside_quotes, True)):
+        for find, exotic in ((_last_line_end, False), (_last_line_end_outside_quotes, False), (_last_line_end_outside_quotes, True)):
             if find is _last_line_end and self._quoted_line_ends:
                 continue
             block = self._until(find(self._text), several=several)
-            if block and 2 * block.text.size > self._text.size and self._grammar.holds(block.text, several=several, hexadecimal=hexadecimal):
+            if block and 2 * block.text.size > self._text.size and self._grammar.holds(block.text, several=several, exotic=exotic):
                 self._quoted_line_ends = find is not _last_line_end
-                return replace(block, clean=not _may_be_joined(block.text), hexadecimal=hexadecimal)
+                return replace(block, clean=not _may_be_joined(block.text), exotic=exotic)
         return None
 
     def _unclean(self, *, several: bool) -> Block | None:

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from engine.errors import ProcessingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _NEWLINE, _RETURN = b"\n\r"
 STRAY_QUOTE = "a quote inside a field that does not begin with one"
@@ -71,15 +71,18 @@ class Grammar:
         self._record = re.compile(rb"%b(?:%b%b)*+(?=\r?\n)" % (field, d, field))
         self._records = re.compile(rb"(?:%b(?:%b%b)*+\r?\n)*+" % (field, d, field))
 
-    def holds(self, text: pa.Buffer, *, several: bool, hexadecimal: bool = True) -> bool:
-        """Whether a piece of text is whole records whose quotes and line ends are right, without NUL; `hexadecimal`: also fields that begin as `0x1F`.
+    def holds(self, text: pa.Buffer, *, several: bool, exotic: bool = True) -> bool:
+        """Whether a piece of text is whole records whose quotes and line ends are right, without NUL.
 
-        Where there are several columns, each record must have two fields at least.
+        Args:
+            text: Looked at as a whole.
+            several: Whether each record must have two fields at least.
+            exotic: Whether fields may begin as `0x1F` or as `1e-5` do.
         """
         # RE2 takes 1.4 ns a byte for all of this at once, whatever the text, and lets other threads run. Python's own expressions do neither.
         offsets = pa.py_buffer(struct.pack("=qq", 0, text.size))
         whole = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, text])
-        return bool(pc.match_substring_regex(whole, _text(self.delimiter, several=several, hexadecimal=hexadecimal))[0].as_py())
+        return bool(pc.match_substring_regex(whole, _text(self.delimiter, several=several, exotic=exotic))[0].as_py())
 
     def records(self, data: bytes, line: int, *, final: bool = True) -> Iterator[Record]:
         """The records of a piece of text that begins with one on that line, as far as their line ends are there.
@@ -177,20 +180,31 @@ def _fault(tail: bytes, *, quoted: bool) -> str:
 
 
 @functools.cache
-def _text(delimiter: bytes, *, several: bool, hexadecimal: bool) -> str:
+def _text(delimiter: bytes, *, several: bool, exotic: bool) -> str:
     """The expression (RE2) for text that is right."""
     d = rf"\x{delimiter[0]:02x}"
-    bare, quoted = rf'[^"{d}\r\n\x00]', r'(?:[^"\x00]|"")'
-    if hexadecimal:
-        field = rf'(?:{bare}*|"{quoted}*")'
-    else:
-        # After blanks, which parsers of numbers skip, no 0 with an x behind it.
-        blank = "".join(c for c in (r"\x20", r"\x09") if c != d)
-        unquoted = rf'0(?:[^xX"{d}\r\n\x00]{bare}*)?|[^0{blank}"{d}\r\n\x00]{bare}*'
-        inside = rf'0(?:(?:[^xX"\x00]|""){quoted}*)?|(?:[^0{blank}"\x00]|""){quoted}*'
-        field = rf'(?:[{blank}]*(?:{unquoted})?|"[{blank}]*(?:{inside})?")'
+    blank = "".join(c for c in (r"\x20", r"\x09") if c != d)
+
+    def bare(but: str = "") -> str:
+        return rf'[^{but}"{d}\r\n\x00]'
+
+    def quoted(but: str = "") -> str:
+        return rf'(?:[^{but}"\x00]|"")'
+
+    field = rf'(?:{bare()}*|"{quoted()}*")' if exotic else rf'(?:{_not_exotic(bare, blank)}|"{_not_exotic(quoted, blank)}")'
     record = rf"{field}(?:{d}{field})+" if several else field
     return rf"\A(?:{record}\r?\n)*\z"
+
+
+def _not_exotic(one: Callable[[str], str], blank: str) -> str:
+    """What a field may be that does not begin as `0x1F`, `1e-5` or `1e+-5`, after blanks and a sign; `one` makes a character that is none of some."""
+    minus = r"\-"
+    rest = f"{one('')}*"
+    exponent = f"[eE](?:{one('+' + minus)}{rest}|[+](?:{one(minus)}{rest})?)?"
+    zero = f"0(?:{one('xX0-9.eE')}{rest}|{exponent})?"
+    number = f"(?:[1-9.][0-9.]*|0[0-9.]+)(?:{one('0-9.eE')}{rest}|{exponent})?"
+    word = f"{one('0-9.+' + minus + blank)}{rest}|[+-](?:{one('0-9.')}{rest})?"
+    return f"[{blank}]*(?:{word}|[+-]?(?:{zero}|{number}))?"
 
 
 def _ended(data: bytes, start: int, newline: int, line: int, fields: int, rule: str) -> Record:

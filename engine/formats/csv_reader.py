@@ -1,16 +1,17 @@
 r"""CSV files into record batches: every record becomes a row or is rejected by line and rule, and no value changes on the way.
 
-What is read is RFC 4180 as `csv_blocks` tells, in the encodings and compressions of `decoding`. NULL is a bare field that equals the NULL text, by
+What is read is RFC 4180 as `csv_grammar` tells, in the encodings and compressions of `decoding`. NULL is a bare field that equals the NULL text, by
 default an empty one; a quoted field is never NULL (as in PostgreSQL's `COPY … (FORMAT csv)`). `\.` is a value as any other.
 
 pyarrow parses blocks of whole records. What it would let through is looked for first, so that only a block with something amiss is looked at
-record by record: unclosed and stray quotes, NUL, empty lines (a row of NULLs to pyarrow), carriage returns (a line end to it).
-Its messages hold values, so none of them is shown.
+record by record: unclosed and stray quotes, NUL, empty lines (a row of NULLs to pyarrow), carriage returns (a line end to it),
+a byte order mark at the beginning of a value. Its messages hold values, so none of them is shown.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -36,7 +37,7 @@ class CsvInput:
     """How CSV files are written.
 
     Attributes:
-        delimiter: One ASCII character that is no letter, digit, quote or line end.
+        delimiter: One ASCII character that is no letter, digit, sign, point, quote or line end.
         null: The bare text that means NULL.
         encoding: Any name that Python knows; UTF-8 may begin with a byte order mark.
         header: Whether the first record holds the column names.
@@ -59,8 +60,8 @@ class CsvInput:
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter.isalnum() or self.delimiter in '"\r\n\0':
-            raise ConfigurationError("'delimiter' is one ASCII character, and no letter, digit, quote or line end")
+        if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter.isalnum() or self.delimiter in '"\r\n\0.+-':
+            raise ConfigurationError("'delimiter' is one ASCII character, and no letter, digit, sign, point, quote or line end")
         if any(c in self.null for c in (self.delimiter, '"', "\r", "\n", "\0")):
             raise ConfigurationError("'null' may not hold the delimiter, a quote, a line end or NUL")
         if self.compression not in COMPRESSIONS:
@@ -73,9 +74,12 @@ class CsvInput:
 
 
 class CsvReader:
-    r"""The blocks of one file, in order. While one is used the next is read, so a few blocks are in memory whatever the file's size.
+    r"""The blocks of one file, in order, once. While one is used the next is read, so a few blocks are in memory whatever the file's size.
 
     Making a reader reads the header.
+
+    Attributes:
+        names: Of the columns.
 
     Args:
         file: At its beginning; read by other threads too, but never by two at once. The caller closes it.
@@ -105,13 +109,14 @@ class CsvReader:
         header = self._header() if dialect.header else b""
         self.names = self._names(header) if dialect.header else dialect.columns
         self._expected = Expected(len(self.names), header, dialect.encoding, self._grammar)
+        self._parser = _Parser(self.names, dialect)
 
     def __iter__(self) -> Iterator[CsvBlock]:
         ahead = workers.start(self._next, name="ferry-csv")
         try:
             while (block := workers.wait(ahead)) is not None:
                 ahead = workers.start(self._next, name="ferry-csv")
-                yield CsvBlock(block, self._expected, _Parser(self.names, self._dialect))
+                yield CsvBlock(block, self._expected, self._parser)
         finally:
             concurrent.futures.wait([ahead])  # from here on the file is its opener's alone
 
@@ -169,6 +174,8 @@ class _Parser:
         """The columns; None when a record or a value is not as it should be."""
         if not data.size:
             return [pa.array([], kind) for kind in types]
+        if bytes(memoryview(data)[: len(BOM_UTF8)]) == BOM_UTF8:  # of a value: pyarrow takes one away
+            data = pa.py_buffer(BOM_UTF8 + data.to_pybytes())
         names = [str(position) for position in range(len(types))]
         try:
             table = csv.read_csv(
@@ -184,7 +191,7 @@ class _Parser:
                     false_values=csv_values.FALSE,
                 ),
             )
-        except pa.ArrowException:  # its text holds the record, or the value
+        except pa.ArrowInvalid:  # its text holds the record, or the value
             return None
         return [column.chunk(0) for column in table.columns]
 
@@ -232,17 +239,18 @@ class CsvBlock:
         The forms are among those that PostgreSQL's input functions take, for the same value. They may take what is None here: `text` has it all.
 
         Raises:
-            TypeError: A type that text is not parsed to: others than `csv_values.parsed_as` takes.
+            TypeError: A type that text is not parsed to (others than `csv_values.parsed_as` takes), or one too few or too many.
         """
-        types = [csv_values.parsed_as(kind) for kind in schema.types]
+        if len(schema) != len(self._parser.schema):
+            raise TypeError(f"{len(schema)} types for {len(self._parser.schema)} columns")
+        types = [csv_values.parsed_as(kind, exotic=self._block.exotic) for kind in schema.types]
         arrays = self._parse(types)
         if arrays is None and self._rows is None:
             self.text()  # tells whether it was a record or a value
             arrays = self._parse(types) if self._inspection else None
         if arrays is None:
             return None
-        parsed = csv_values.Parsed(arrays, self._good(), self._hexadecimal(), lambda position: self.text().column(position))
-        done = csv_values.checked(parsed, schema)
+        done = csv_values.checked(arrays, schema, self._good(), lambda position: self.text().column(position))
         return None if done is None else pa.RecordBatch.from_arrays(done, schema=schema)
 
     def line(self, row: int) -> int:
@@ -263,11 +271,6 @@ class CsvBlock:
         if self._places is None:
             self._places = places(self._block, self._inspection if self.rejects else None, self._expected.grammar)
         return self._places
-
-    def _hexadecimal(self) -> bool:
-        if self._block.clean:
-            return self._block.hexadecimal
-        return not self._expected.grammar.holds(self._good(), several=len(self._parser.schema) > 1, hexadecimal=False)
 
     def _good(self) -> pa.Buffer:
         return self._inspection.good if self._inspection else self._block.text

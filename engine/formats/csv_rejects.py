@@ -132,7 +132,7 @@ def inspect(block: Block, expected: Expected) -> Inspection:
             break
         text = data[record.start : record.end]
         if rule := record.rule or expected.fault(text, record.fields):
-            rejects.append(Reject(line, rule, as_in_file(text)))
+            rejects.append(Reject(line, rule, as_in_file(text, expected.encoding)))
             starts.append(end)
             runs.append(data[good_from:end])
             good_from = record.next

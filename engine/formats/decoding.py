@@ -103,17 +103,16 @@ class Utf8Stream:
         return filled
 
 
-def as_in_file(record: bytes) -> bytes:
+def as_in_file(record: bytes, encoding: str) -> bytes:
     r"""A record of a `Utf8Stream` where bytes that could not be decoded stand as they are in the file.
 
     Example:
-        >>> as_in_file(b"caf\xc3\xa9 \xed\xb2\x81")
+        >>> as_in_file(b"caf\xc3\xa9 \xed\xb2\x81", "cp1252")
         b'caf\xc3\xa9 \x81'
     """
-    try:
-        return record.decode("utf-8", "surrogatepass").encode("utf-8", "surrogateescape")
-    except UnicodeError:  # the file is UTF-8, and these bytes are its own; or half of a pair in UTF-16, which no other form shows
+    if encoding == "utf-8" or encoding.startswith(_WIDE):
         return record
+    return record.decode("utf-8", "surrogatepass").encode("utf-8", "surrogateescape")
 
 
 def _fill(read: Callable[[int], bytes], size: int) -> bytes:

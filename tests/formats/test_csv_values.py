@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -29,7 +30,11 @@ TYPES: dict[str, tuple[pa.DataType, str, list[str]]] = {
         "0123456789-+eEinfa. ",
         ["1e308", "1e309", "1e-310", "1e-400", "NaN", "nan(1)", "inf", "0e5", "0.1", "1.", ".5", "0x10"],
     ),
-    "numeric(10,2)": (pa.decimal128(10, 2), "0123456789-+eE. ", ["1.", ".5", "+.5", "1e2", "1e-2", "99999999.99", "999999999.9", "NaN", "1.005", "1.000", "-"]),
+    "numeric(10,2)": (
+        pa.decimal128(10, 2),
+        "0123456789-+eE. ",
+        ["1.", ".5", "+.5", "1e2", "1e-2", "99999999.99", "999999999.9", "NaN", "1.005", "1.000", "-", "100000000", "1e+-2", "0E+-0"],
+    ),
     "boolean": (pa.bool_(), "tfTFrueals10 yno", ["t", "f", "true", "False", "TRUE", "1", "0", "yes", "on", "tr", " t", "tRue"]),
     "date": (pa.date32(), "0123456789-/ ", ["2024-02-29", "2023-02-29", "0000-01-01", "0001-01-01", "9999-12-31", "2024-1-5", " 2024-01-05", "infinity"]),
     "time": (pa.time64("us"), "0123456789:. ", ["12:34", "12:34:56.", "12:34:56.123456", "12:34:56.1234567", "24:00:00", "23:59:60", "00:00:00.1"]),
@@ -137,12 +142,19 @@ def test_null_is_bare_and_an_empty_string_is_no_value(kind: str) -> None:
     assert typed(TYPES[kind][0], "") is None
 
 
-def test_text_that_looks_hexadecimal_does_not_stop_other_columns() -> None:
+def test_text_that_looks_like_an_exotic_number_does_not_stop_other_columns() -> None:
     schema = pa.schema([("a", pa.string()), ("b", pa.int64())])
-    reader = CsvReader(io.BytesIO(b'a,b\nsee 0x1F,1\n"a 0x","2"\n'), CsvInput())
+    reader = CsvReader(io.BytesIO(b'a,b\n0x1F,1\n" 0xF","2"\n1e-5,\n'), CsvInput())
     batch = next(iter(reader)).typed(schema)
     assert batch is not None
-    assert batch.to_pylist() == [{"a": "see 0x1F", "b": 1}, {"a": "a 0x", "b": 2}]
+    assert batch.to_pylist() == [{"a": "0x1F", "b": 1}, {"a": " 0xF", "b": 2}, {"a": "1e-5", "b": None}]
+
+
+def test_small_numbers_do_not_stop_other_columns() -> None:
+    schema = pa.schema([("a", pa.float64()), ("b", pa.decimal128(5, 2))])
+    batch = next(iter(CsvReader(io.BytesIO(b"a,b\n1e-05,1.5\n0,\n0.0,-2\n"), CsvInput()))).typed(schema)
+    assert batch is not None
+    assert batch.to_pylist() == [{"a": 1e-05, "b": Decimal("1.50")}, {"a": 0.0, "b": None}, {"a": 0.0, "b": Decimal("-2.00")}]
 
 
 def test_rejects_leave_the_other_rows_typed() -> None:
@@ -169,3 +181,8 @@ def test_a_value_that_is_not_plain_leaves_the_text() -> None:
 def test_types_that_text_is_not_parsed_to(kind: pa.DataType) -> None:
     with pytest.raises(TypeError, match="CSV is not parsed straight to"):
         typed(kind, "1")
+
+
+def test_types_are_given_for_all_columns() -> None:
+    with pytest.raises(TypeError, match="1 types for 2 columns"):
+        block("1").typed(pa.schema([("a", pa.int64())]))
