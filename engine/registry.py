@@ -95,7 +95,7 @@ def options_class(kind: str, role: Role, *, where: str) -> type[Options]:
     Raises:
         ConfigurationError: Nothing of this kind can stand at this end.
     """
-    table = {**_STORES, **(_ROW_SOURCES if role == "source" else _SENDERS)}
+    table = {**_STORES, **(_ROW_SOURCES if role == "source" else {**_SENDERS, **_LOADERS})}
     if kind not in table:
         raise ConfigurationError(f"{where}: {kind!r} is not possible here; possible are {', '.join(table)}")
     options: type[Options] = table[kind][0].load()

@@ -95,7 +95,7 @@ def run_samples(environment: dict[str, str], places: Places) -> dict[str, RunRes
     """The sample connectors, with the environment that their comments ask for."""
     from flows import demo_samples
 
-    os.environ.update({**environment, **places.environment(), "SOURCE_URL": environment["STUDY_URL"]})
+    os.environ.update({**environment, **places.environment(), "SOURCE_URL": environment["STUDY_URL"], "WAREHOUSE_URL": environment["STUDY_URL"]})
     say("running the sample connectors of data/connectors …")
     return demo_samples.run(demo_samples.documents(places))
 

@@ -12,6 +12,8 @@ from engine import registry
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine import embedded
     from engine.control.exchange import Document
     from engine.results import RunResult
@@ -23,6 +25,7 @@ FILES = {
     "2024/cultures.csv": "analyte,value\n",
     "empty.csv": "",
 }
+ANALYSES = "analyte,value\n" + "CRP,3.1\n" * 50_000 + "CRP,see report\n"  # one row of them is no number
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +100,34 @@ def run(samples: dict[str, Document]) -> dict[str, RunResult]:
     for name, document in samples.items():
         with ControlDatabase() as control:
             exchange.apply(control, document)
-        source, connector = document.sources[0], document.connectors[0]
+        source, destination, connector = document.sources[0], document.destinations[0], document.connectors[0]
         if registry.kind_of(source.type or "", source.config or {}) != registry.POSTGRES:
-            _fill(source.type or "", source.config or {})
+            is_load = registry.kind_of(destination.type or "", destination.config or {}) == registry.POSTGRES
+            _fill(source.type or "", source.config or {}, _loadable if is_load else _any_files)
         assert connector.id is not None  # noqa: S101 - each sample says it
         results[name] = engine.run_connector(connector.id)
     return results
 
 
-def _fill(kind: str, config: dict[str, Any]) -> None:
-    """The files of `FILES`, by the way that all files go."""
+def _any_files(folder: Path) -> None:
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def _loadable(folder: Path) -> None:
+    """Files whose rows a table can take."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    (folder / "labs.csv").write_text(ANALYSES)
+    parquet.write_table(pa.table({"analyte": ["CRP"] * 50_000, "value": pa.array([3.1] * 50_000).cast(pa.decimal128(12, 3))}), folder / "labs.parquet")
+
+
+def _fill(kind: str, config: dict[str, Any], write: Callable[[Path], None]) -> None:
+    """Files where a sample takes them from, by the way that all files go."""
     from engine import jobs
 
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in FILES.items():
-            (Path(folder) / name).parent.mkdir(exist_ok=True)
-            (Path(folder) / name).write_text(text)
+        write(Path(folder))
         jobs.transfer_job("filesystem", {"path": folder, "file_pattern": "**/*"}, kind, config).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ def control(database: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty control database, which is the source as well: with the tables that the samples read."""
     monkeypatch.setenv("DATABASE_URL", database)
     monkeypatch.setenv("SOURCE_URL", database)
+    monkeypatch.setenv("WAREHOUSE_URL", database)
     with psycopg.connect(database) as connection:
         connection.execute(f"""
             CREATE TABLE lab_results AS SELECT i AS result_id, i % 7 AS encounter_id, 'CRP' AS analyte, (i / 8.0)::numeric(9, 3) AS value,
@@ -67,7 +69,7 @@ def test_each_sample_begins_with_what_it_does_and_is_a_connector_that_can_run(sa
     assert connector.id is not None
     checked = checking.check(control, connector.id, offline=True)
     assert checked.problem is None
-    assert checked.would.startswith(("would write ", "would copy ", "would move "))
+    assert checked.would.startswith(("would write ", "would copy ", "would move ", "would load "))
 
 
 def test_samples_can_stand_side_by_side(control: ControlDatabase) -> None:
@@ -126,3 +128,28 @@ def test_the_parquet_sample_decides_about_its_columns(
         "taken_at": "string",
     }
     assert table["taken_at"][0].as_py() == "infinity"
+
+
+def test_the_loading_samples_load(control: ControlDatabase, s3_server: embedded.S3, s3_client: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIO_ACCESS_KEY", s3_server.access_key)
+    monkeypatch.setenv("MINIO_SECRET_KEY", s3_server.secret_key)
+    lines = "analyte,value\n" + "CRP,3.1\n" * 200 + "CRP,see report\n"
+    s3_client.put_object(Bucket=bucket, Key="analyses/labs.csv", Body=lines.encode())
+    connector_id = imported(control, "s3_to_database_csv")
+    control.query("UPDATE cai_connectors SET source_config_override = %s", (f'{{"bucket": "{bucket}", "endpoint_url": "{s3_server.endpoint_url}"}}',))
+    assert engine.run_connector(connector_id).rows == 200
+    assert control.query("SELECT count(*) AS n FROM analyses__rejected") == [{"n": 1}]
+    assert [file.state for file in engine.run_connector(connector_id).files] == ["already delivered"]
+    assert control.query("SELECT status, rows_ingested FROM cai_connector_runs ORDER BY id") == [
+        {"status": "success", "rows_ingested": 200},
+        {"status": "success", "rows_ingested": 0},
+    ]
+
+
+def test_the_parquet_load_replaces_its_table(control: ControlDatabase, tmp_path: Path) -> None:
+    connector_id = imported(control, "folder_to_database_parquet")
+    control.query("UPDATE cai_connectors SET source_config_override = %s", (f'{{"path": "{tmp_path}"}}',))
+    for count in (10, 20):
+        engine.export(f"SELECT * FROM lab_results WHERE result_id BETWEEN 2 AND {count + 1}", tmp_path / "labs.parquet", database=os.environ["WAREHOUSE_URL"])
+        assert engine.run_connector(connector_id).rows == count
+        assert control.query("SELECT count(*) AS n FROM lab_extracts") == [{"n": count}]

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from engine.postgres.casting import caster
+from engine.postgres.columns import Column
 from tests.postgres.cases import CASES, TYPES_OF_OURS, Case
 from tests.postgres.loading import difference, load, query
 from tests.postgres.test_types import create_tables, read
@@ -55,3 +57,13 @@ def test_what_a_parquet_export_writes_as_text_loads_back_exactly(matrix: str, i:
     copy = copy_of(matrix, i, case)
     assert not any(load(matrix, copy, text))
     assert difference(matrix, f"(SELECT v FROM t{i} UNION ALL SELECT v FROM r{i}) AS o", copy) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1.5e2", "150.00"), ("1E-2", "0.01"), ("0E-679504100", None), ("5e-999999999", None), ("1e400", None), ("1." + "0" * 40 + "E-1", None), ("see", None)],
+)
+def test_exponents_are_read_exactly_or_refused(text: str, value: str | None) -> None:
+    cast = caster(Column("dose", "numeric(10,2)"), pa.string()).cast(pa.array([text, "1"]))
+    assert [str(one) for one in cast.values.to_pylist()] == [str(value), "1.00"]
+    assert (cast.rules is None) is (value is not None)
