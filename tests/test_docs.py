@@ -13,6 +13,9 @@ import psycopg
 import pytest
 
 from engine.jobs import RouteOptions
+from engine.libpq import PostgresOptions
+from engine.load_jobs import ReadOptions
+from engine.postgres.destination_options import PostgresDestinationOptions
 from engine.postgres.source_options import PostgresSourceOptions
 from engine.postgres.types import type_table
 from engine.stores.local import FolderOptions
@@ -84,12 +87,14 @@ def test_the_shell_examples_run(study: str, tmp_path: Path, s3_server: embedded.
         ("Source or destination: S3", S3Options),
         ("Source or destination: SFTP", SftpOptions),
         ("Destination: REST", RestOptions),
+        ("Destination: PostgreSQL (loads)", PostgresDestinationOptions),
+        ("Reading files of rows", ReadOptions),
         ("Every transfer and export", RouteOptions),
     ],
 )
 def test_option_tables_name_exactly_the_options(title: str, options: type[Options]) -> None:
     shown = {name for line in section(title).splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line.split("|")[1])}
-    not_shown = {"user", "dbname", "chunk_size_mb"} if options is PostgresSourceOptions else set()
+    not_shown = {"user", "dbname", "chunk_size_mb"} if issubclass(options, PostgresOptions) else set()
     assert shown | not_shown == set(options.model_fields) | set(options.aliases) | not_shown
 
 
