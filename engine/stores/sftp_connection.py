@@ -199,7 +199,7 @@ def _handshake(options: SftpOptions, kinds: Sequence[str]) -> paramiko.Transport
 def _connected(options: SftpOptions) -> paramiko.Transport:
     where = _where(options)
     try:
-        plain = socket.create_connection((options.host, options.port), timeout=CONNECT_SECONDS)
+        plain = _reached(options)
     except socket.gaierror:
         raise ConnectionFailed(f"the SSH server {where} was not found: no address is known for that name") from None
     except OSError as error:
@@ -207,6 +207,15 @@ def _connected(options: SftpOptions) -> paramiko.Transport:
         raise ConnectionFailed(f"the SSH server {where} was not reached ({reason})", transient=True) from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return paramiko.Transport(_Wire(plain))  # type: ignore[arg-type]  # what it uses of a socket
+
+
+def _reached(options: SftpOptions) -> socket.socket:
+    """A plain connection; a busy sshd, or what stands in front of it, resets some at once, which is tried again."""
+    for pause in _PAUSES:
+        with contextlib.suppress(ConnectionResetError):
+            return socket.create_connection((options.host, options.port), timeout=CONNECT_SECONDS)
+        time.sleep(pause)
+    return socket.create_connection((options.host, options.port), timeout=CONNECT_SECONDS)
 
 
 def _log_in(transport: paramiko.Transport, options: SftpOptions, key: paramiko.PKey | None) -> None:

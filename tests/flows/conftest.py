@@ -100,6 +100,9 @@ class Prefect:
     def post(self, path: str, body: Any) -> Any:
         return self._answer("POST", path, json=body)
 
+    def delete(self, path: str) -> None:
+        self._answer("DELETE", path)
+
     def _answer(self, method: str, path: str, **more: Any) -> Any:
         """As the README says: a 503, while SQLite is busy, is asked again."""
 
@@ -109,7 +112,7 @@ class Prefect:
 
         answer = until(ask)
         assert answer.status_code < 400, answer.text
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def trigger(self, connector_id: int, **more: Any) -> str:
         """Create a flow run as the platform does; returns its id."""

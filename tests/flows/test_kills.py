@@ -98,9 +98,7 @@ def test_two_workers_with_a_limit_of_one_run_two_connectors_at_once_and_the_thir
         # The reap deployment would take one of the two places now and then.
         reap = server.get("/deployments/name/reap/default")["id"]
         for schedule in server.get(f"/deployments/{reap}")["schedules"]:
-            import httpx
-
-            httpx.delete(f"{server.url}/deployments/{reap}/schedules/{schedule['id']}", timeout=30).raise_for_status()
+            server.delete(f"/deployments/{reap}/schedules/{schedule['id']}")
         with (
             prefect_worker(server, control, tmp_path / "one.log", "--limit", "1", "--name", "one"),
             prefect_worker(server, control, tmp_path / "two.log", "--limit", "1", "--name", "two"),

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import hmac
 import os
+import socket
 import subprocess
 import time
 import tracemalloc
@@ -228,6 +229,22 @@ def test_without_key_and_password_the_keys_of_the_home_folder_are_tried(server: 
     data = base64.b64decode(new_key("ecdsa", tmp_path / ".ssh/id_ecdsa").split()[1])
     server.users.append(paramiko.ECDSAKey(data=data))
     assert reached(server, password=None)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_connection_that_is_reset_at_once_is_tried_again(server: Server, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    monkeypatch.setattr(sftp_connection, "_PAUSES", (0.0, 0.0))
+    connect, left = socket.create_connection, [times]
+
+    def resetting(*address: Any, **options: Any) -> socket.socket:
+        if left[0]:
+            left[0] -= 1
+            raise ConnectionResetError
+        return connect(*address, **options)
+
+    monkeypatch.setattr(socket, "create_connection", resetting)
+    with pytest.raises(ConnectionFailed, match=r"ECONNRESET|no connection") if times > 2 else contextlib.nullcontext():
+        assert reached(server)
 
 
 def test_an_unreachable_host_is_a_transient_failure(server: Server) -> None:
