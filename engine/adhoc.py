@@ -201,7 +201,7 @@ def load(
         dry_run: Say what would be done.
         source_options: Any key of the source.
         dest_options: Any key of the destination.
-        on_progress: Called as rows are sent.
+        on_progress: Called in this thread several times a second.
 
     Returns:
         Rows, and what became of each file.
@@ -214,18 +214,14 @@ def load(
         >>> engine.load("/data/in", "postgresql://localhost/study", pattern="*.csv", table="labs")  # doctest: +SKIP
     """
     came = ends.end(source)
-    leaf, config = came.leaf, dict(came.config)
-    if pattern is not None and leaf:
-        config["path"], leaf = f"{config.get('path', '').rstrip('/')}/{leaf}".lstrip("/" if came.kind == registry.S3 else ""), ""
-    source_config = {**config, **(source_options or {}), **_given(file_pattern=pattern)}
+    source_config = {**came.config, **(source_options or {}), **_given(file_pattern=pattern)}
     keys = _given(table=table, schema=schema, format=format, write_disposition=write_disposition, primary_key=primary_key, columns=columns)
     keys |= _given(schema_contract=schema_contract, on_bad_row=on_bad_row, max_bad_rows=max_bad_rows, on_changed_file=on_changed_file)
     keys |= _given(delimiter=delimiter, encoding=encoding, null=null, header=header)
     dest_config = {"connection_string": target, **(dest_options or {}), **keys, **({"delete_source": True} if delete_source else {})}
-    if "table" not in dest_config and not leaf:
-        raise ConfigurationError("which table? Several files need --table (table=… in Python)")
-    job = load_jobs.load_job(came.kind, source_config, dest_config, table=jobs.snake_case(leaf.partition(".")[0]), leaf=leaf)
-    return (load_jobs.dry(job) if dry_run else job).run(on_progress)
+    name = jobs.snake_case(came.leaf.partition(".")[0])
+    job = load_jobs.load_job(came.kind, source_config, dest_config, table=name, leaf=came.leaf, pattern=pattern)
+    return replace(job, orders=replace(job.orders, one_file="table" not in dest_config, dry_run=dry_run)).run(on_progress)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine import registry
@@ -66,6 +66,7 @@ def load_job(
     *,
     table: str,
     leaf: str = "",
+    pattern: str | None = None,
     where: str = "",
     pinned: PinnedKeys | None = None,
 ) -> LoadJob:
@@ -76,7 +77,8 @@ def load_job(
         source_config: Its merged configuration.
         destination_config: Of the PostgreSQL destination.
         table: The table where the destination names none.
-        leaf: The file below the source's path, where it is one.
+        leaf: The file or folder below the source's path that is meant; empty: all of it.
+        pattern: Which files of it, where somebody has said so.
         where: What messages about an end begin with.
         pinned: SSH host keys that somebody trusts.
 
@@ -94,12 +96,7 @@ def load_job(
     target = registry.loader_options(registry.POSTGRES, {"table": table, **ends[1]}, where=f"{where}destination", beside=ours)
     source = registry.store(kind, options, pinned)
     orders = LoadOrders(base=leaf, pattern=options.file_pattern, delete_source=asked.delete_source)
-    return LoadJob(source, _layout(asked, leaf or options.file_pattern, target), registry.loader(registry.POSTGRES, target), orders)
-
-
-def dry(job: LoadJob) -> LoadJob:
-    """The same, that only says what it would do."""
-    return replace(job, orders=replace(job.orders, dry_run=True))
+    return LoadJob(source, _layout(asked, pattern or leaf or options.file_pattern, target), registry.loader(registry.POSTGRES, target), orders)
 
 
 def _layout(asked: ReadOptions, named: str, target: Any) -> RowFormat:

@@ -88,6 +88,10 @@ class RowFile(Protocol):
 
     schema: pa.Schema  # all text where the file has no types
 
+    @property
+    def bytes_read(self) -> int:
+        """How many of its bytes have been read by now, for progress."""
+
     def __iter__(self) -> Iterator[RowBlock]:
         """Its rows in order, in bounded memory."""
 
@@ -129,7 +133,7 @@ class RowDestination(Protocol):
         """The table's columns, None when there is no table. Blocking; raises where a load would."""
 
     def loaded(self, paths: Iterable[str]) -> Mapping[str, tuple[LoadedFile, ...]]:
-        """What it remembers of these files. Blocking."""
+        """What it remembers of these files; under replace only if the table is made of just them. Blocking."""
 
     def open(self, schema: pa.Schema, *, is_text: bool, survey: Callable[[], Iterable[pa.RecordBatch]]) -> AbstractContextManager[LoadsRows]:
         """Make it ready for files of this schema; a replace is committed when the block ends.

@@ -115,6 +115,8 @@ class FileResult:
         path = printable(self.path)
         if self.error is not None:
             return f"{self.state} {printable(self.source or self.path)}: {printable(self.error)}"
+        if self.rows is not None and self.source is not None:  # rows of a file that are in a table now
+            return f"{self.state} {printable(self.source)} → {path}  {size}{'  source deleted' if self.source_deleted else ''}"
         if self.state not in DELIVERED:
             return f"{self.state} {path}  {size}"
         moved = "  source deleted" if self.source_deleted else ""
@@ -155,7 +157,9 @@ class RunResult:
     @property
     def failed(self) -> tuple[FileResult, ...]:
         """Files that need somebody's attention: not delivered, perhaps delivered, or delivered with a source that could not be deleted."""
-        return tuple(file for file in self.files if file.state in {"failed", "ambiguous"} or (file.state in DELIVERED and file.error is not None))
+        return tuple(
+            file for file in self.files if file.state in {"failed", "ambiguous"} or (file.state in (*DELIVERED, "already delivered") and file.error is not None)
+        )
 
     @property
     def headline(self) -> str:

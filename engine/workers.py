@@ -24,8 +24,14 @@ _check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: Non
 
 @contextlib.contextmanager
 def watching(check: Callable[[], None]) -> Iterator[None]:
-    """Have every wait of this thread call `check`, which raises when the work must end."""
-    before = _check.set(check)
+    """Have every wait of this thread call `check` too, which raises when the work must end, or shows how far it is."""
+    outer = _check.get()
+
+    def both() -> None:
+        outer()
+        check()
+
+    before = _check.set(both)
     try:
         yield
     finally:

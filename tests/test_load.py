@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import signal
+import subprocess
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -10,10 +14,13 @@ import pytest
 from pyarrow import parquet
 
 import engine
+from engine import workers
 from engine.errors import ConfigurationError, FerryError, LoadFailed, PartlyFailed, SchemaMismatch
 from engine.formats import csv_blocks
 from engine.postgres import loading
+from tests.control.platform import until
 from tests.postgres.loads import execute, fetch
+from tests.test_memory import peak_mb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -291,3 +298,113 @@ def test_what_cannot_be_is_refused_before_a_row_moves(database: str, labs: Path,
         engine.load(labs if "pattern" in options else labs / "a.csv", database, **options)
     assert isinstance(caught.value, ConfigurationError | SchemaMismatch | LoadFailed | PartlyFailed)
     assert fetch(database, "SELECT to_regclass('a')") == [(None,)]
+
+
+def test_a_move_that_ended_between_commit_and_deletion_is_ended(database: str, labs: Path) -> None:
+    engine.load(labs / "a.csv", database)
+    result = engine.load(labs / "a.csv", database, delete_source=True)
+    assert (states(result), result.rows, result.files[0].source_deleted) == (["already delivered"], 0, True)
+    assert list(labs.iterdir()) == []
+
+
+def test_a_table_that_somebody_has_dropped_is_loaded_anew(database: str, labs: Path) -> None:
+    engine.load(labs / "a.csv", database)
+    execute(database, "DROP TABLE a")
+    assert engine.load(labs / "a.csv", database).rows == 3
+    assert fetch(database, "SELECT count(*) FROM a") == [(3,)]
+
+
+def test_a_replace_is_skipped_only_if_the_table_is_made_of_just_these_files(database: str, labs: Path) -> None:
+    asked: dict[str, Any] = {"pattern": "*.csv", "table": "labs", "write_disposition": "replace"}
+    (labs / "b.csv").write_text(LABS.replace("00", "10"))
+    engine.load(labs, database, **asked)
+    (labs / "b.csv").unlink()
+    assert engine.load(labs, database, **asked).rows == 3
+    assert fetch(database, "SELECT count(*) FROM labs") == [(3,)]
+    (labs / "c.csv").write_text(LABS.replace("00", "20"))
+    engine.load(labs / "c.csv", database, table="labs")
+    (labs / "c.csv").unlink()
+    assert engine.load(labs, database, **asked).rows == 3
+    assert fetch(database, "SELECT count(*) FROM labs") == [(3,)]
+
+
+def test_progress_tells_rows_bytes_and_files_in_the_calling_thread(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
+    (tmp_path / "t.csv").write_text("id,name\n" + "".join(f"{i},{'x' * 50}\n" for i in range(300_000)))
+    seen: list[tuple[engine.Progress, int]] = []
+    engine.load(tmp_path / "t.csv", database, columns={"id": "bigint", "name": "text"}, on_progress=lambda now: seen.append((now, threading.get_ident())))
+    size = (tmp_path / "t.csv").stat().st_size
+    assert {thread for _, thread in seen} == {threading.get_ident()}
+    assert {now.total_bytes for now, _ in seen} >= {size}
+    assert any(0 < now.bytes < size for now, _ in seen)
+    assert [now.rows for now, _ in seen] == sorted(now.rows for now, _ in seen)
+
+
+def test_a_load_that_is_interrupted_leaves_nothing_and_ends_soon(database: str, tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("w") as file:
+        file.write("id,name\n")
+        for start in range(0, 4_000_000, 1_000):
+            file.writelines(f"{i},some text of a patient\n" for i in range(start, start + 1_000))
+    command = [
+        sys.executable,
+        "-c",
+        "from engine.cli import main; main()",
+        "load",
+        str(tmp_path / "t.csv"),
+        database,
+        "--columns",
+        '{"id": "bigint", "name": "text"}',
+        "--quiet",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: fetch(database, "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'COPY%t%FROM STDIN%' AND datname = current_database()"))
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    until(lambda: not fetch(database, "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'COPY%' AND datname = current_database() AND state = 'active'"))
+    assert fetch(database, "SELECT to_regclass('t')") == [(None,)]
+    assert engine.load(tmp_path / "t.csv", database, columns={"id": "bigint", "name": "text"}).rows == 4_000_000
+
+
+def test_rows_that_cannot_be_loaded_are_put_aside_while_the_file_is_read(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_blocks, "BLOCK", 2_000)
+    monkeypatch.setattr(loading, "_MOST_BAD", 20)
+    (tmp_path / "t.csv").write_text("id,n\n" + "".join(f"{i},{'x' if i % 3 == 0 else i}\n" for i in range(3_000)))
+    columns = {"id": "integer", "n": "integer"}
+    assert engine.load(tmp_path / "t.csv", database, columns=columns, on_bad_row="quarantine", max_bad_rows="40%").rows == 2_000
+    assert fetch(database, "SELECT count(*), count(DISTINCT line), min(line), max(line) FROM t__rejected") == [(1_000, 1_000, 2, 2_999)]
+    assert fetch(database, "SELECT count(DISTINCT id) FROM t") == [(2_000,)]
+
+
+@pytest.mark.parametrize("given", ["folder", "folder/"])
+def test_a_folder_needs_the_name_of_a_table(database: str, labs: Path, given: str) -> None:
+    with pytest.raises(ConfigurationError, match="give --table"):
+        engine.load(str(labs) + given.removeprefix("folder"), database, format="csv")
+
+
+def test_nothing_to_load_is_a_success_that_says_so(database: str, tmp_path: Path) -> None:
+    assert "nothing to load: no file of" in str(engine.load(tmp_path, database, pattern="*.csv", table="t"))
+
+
+def test_the_summary_names_each_file_and_its_table(database: str, labs: Path) -> None:
+    assert f"written {labs}/a.csv → 127.0.0.1:" in str(engine.load(labs / "a.csv", database))
+
+
+def test_unknown_keys_of_a_load_are_refused_by_name(database: str, labs: Path) -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'delimiter'"):
+        engine.load(labs / "a.csv", database, dest_options={"delimeter": ";"})
+
+
+def test_memory_does_not_grow_with_the_file(database: str, tmp_path: Path) -> None:
+    peaks = []
+    for name, rows_of_it in (("small", 500_000), ("large", 2_000_000)):
+        with (tmp_path / f"{name}.csv").open("w") as file:
+            file.write("id,dose,seen,note\n")
+            for start in range(0, rows_of_it, 1_000):
+                file.writelines(f"{i},{i % 100}.50,2024-01-31 10:20:30,a note of some length about a patient\n" for i in range(start, start + 1_000))
+        columns = '{"id": "bigint", "dose": "numeric(6,2)", "seen": "timestamp", "note": "text"}'
+        peaks.append(peak_mb(["load", str(tmp_path / f"{name}.csv"), database, "--columns", columns]))
+        assert fetch(database, f"SELECT count(*) FROM {name}") == [(rows_of_it,)]
+    assert peaks[1] < peaks[0] + 60  # MB: blocks that wait, and what the driver holds of one COPY
+    assert peaks[1] < 500

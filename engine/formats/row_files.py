@@ -45,8 +45,8 @@ class CsvFiles:
     def open(self, source: FileSource, file: FileInfo) -> Iterator[RowFile]:
         """The file's rows; errors name the file."""
         with source.open_read(file) as body, _naming(source.url(file.path)):
-            reader = CsvReader(body, self._dialect(file.path))
-            yield _CsvFile(reader, source.url(file.path))
+            counted = _Counted(body)
+            yield _CsvFile(CsvReader(cast("BinaryIO", counted), self._dialect(file.path)), counted, source.url(file.path))
 
     def _dialect(self, path: str) -> CsvInput:
         by_suffix = next((kind for suffix, kind in COMPRESSED.items() if path.lower().endswith(suffix)), "none")
@@ -61,8 +61,9 @@ class ParquetFiles:
     @contextlib.contextmanager
     def open(self, source: FileSource, file: FileInfo) -> Iterator[RowFile]:
         """The file's rows; errors name the file."""
-        body = io.BufferedReader(_Ranges(source, file), WINDOW_BYTES)
-        yield _ParquetFile(ParquetReader(cast("BinaryIO", body), where=source.url(file.path)))
+        ranges = _Ranges(source, file)
+        body = io.BufferedReader(ranges, WINDOW_BYTES)
+        yield _ParquetFile(ParquetReader(cast("BinaryIO", body), where=source.url(file.path)), ranges)
 
 
 @contextlib.contextmanager
@@ -77,10 +78,15 @@ def _naming(where: str) -> Iterator[None]:
 
 
 class _CsvFile:
-    def __init__(self, reader: CsvReader, where: str) -> None:
+    def __init__(self, reader: CsvReader, body: _Counted, where: str) -> None:
         self.schema = pa.schema([(name, pa.string()) for name in reader.names])
         self._reader = reader
+        self._body = body
         self._where = where
+
+    @property
+    def bytes_read(self) -> int:
+        return self._body.count
 
     def __iter__(self) -> Iterator[RowBlock]:
         with _naming(self._where):
@@ -88,9 +94,14 @@ class _CsvFile:
 
 
 class _ParquetFile:
-    def __init__(self, reader: ParquetReader) -> None:
+    def __init__(self, reader: ParquetReader, body: _Ranges) -> None:
         self.schema = reader.schema
         self._reader = reader
+        self._body = body
+
+    @property
+    def bytes_read(self) -> int:
+        return self._body.furthest
 
     def __iter__(self) -> Iterator[RowBlock]:
         first = 1
@@ -123,6 +134,19 @@ class _ParquetBlock:
         return None
 
 
+class _Counted:
+    """A body that knows how much of it was read."""
+
+    def __init__(self, body: BinaryIO) -> None:
+        self.count = 0
+        self._body = body
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._body.read(size)
+        self.count += len(data)
+        return data
+
+
 class _Ranges(io.RawIOBase):
     """A store's file with `seek`: each read is a range of exactly the version that was listed."""
 
@@ -131,6 +155,7 @@ class _Ranges(io.RawIOBase):
         self._source = source
         self._file = file
         self._at = 0
+        self.furthest = 0  # but for the footer, which is read first
 
     def readable(self) -> bool:
         return True
@@ -153,6 +178,8 @@ class _Ranges(io.RawIOBase):
             data = body.read(wanted)
         buffer[: len(data)] = data
         self._at += len(data)
+        if self._at < self._file.size:
+            self.furthest = max(self.furthest, self._at)
         return len(data)
 
 

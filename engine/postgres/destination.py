@@ -75,12 +75,19 @@ class PostgresDestination:
         return table.columns if table else None
 
     def loaded(self, paths: Iterable[str]) -> dict[str, tuple[Loaded, ...]]:
-        """What the ledger knows of these files, the oldest version first; files that it does not know are left out. Blocking."""
+        """What the ledger knows of these files, the oldest version first; files that it does not know are left out. Blocking.
+
+        Of a table that is not there any more nothing is known. Under replace nothing is known either unless the table is made of just these files.
+        """
         found: dict[str, tuple[Loaded, ...]] = {}
-        ledger = LoadLedger(self._options.table_schema, self._options.table)
+        ledger, paths = LoadLedger(self._options.table_schema, self._options.table), list(paths)
         with self._asking() as connection:
-            if missing_tables(_fetch(connection), self._options.table_schema, [LEDGER]):
+            if missing_tables(_fetch(connection), self._options.table_schema, [LEDGER, self._options.table]):
                 return found
+            if self._options.write_disposition == "replace":
+                all_loaded = [one.path for one in ledger.loaded(_fetch(connection))]
+                if sorted(all_loaded) != sorted(map(ledger_text, paths)):
+                    return found
             wanted = iter(paths)
             while some := {ledger_text(path): path for path in itertools.islice(wanted, _PATHS_AT_ONCE)}:
                 for one in ledger.loaded(_fetch(connection), some):

@@ -148,7 +148,7 @@ class PostgresDestinationOptions(PostgresOptions):
         {"id": "bigint",                                          a type: the file's column of that name, cast to it
          "name": {"type": "varchar(80)", "from": "Full name"},    another name in the file
          "born": true,                                            the type that the table has, else the file's own
-         "_source_file": "text", "_loaded_at": "timestamptz",     filled by the load: the file's path, the transaction's time
+         "_source_file": "text", "_loaded_at": "timestamptz",     filled by the load: the file's path, when its load began
          "*": true}                                               and the file's other columns as they are
 
     It selects: without `"*": true` the file's columns that it does not name are left out, which the run's summary says. A column that

@@ -149,6 +149,8 @@ class Load:
         if now.columns != self.columns:
             raise LoadFailed(f"{options.shown} was made or altered by somebody else meanwhile; run the load again", transient=True)
         self._plan = now
+        if table is None:
+            self._ledger.forget(session)  # of a table of this name that somebody has dropped, with its rows
         self._dataset.sync(now.all_columns, disposition=options.write_disposition, key=options.primary_key)
         if table is not None:
             session.commit()

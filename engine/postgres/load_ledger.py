@@ -81,14 +81,14 @@ class LoadLedger:
             f"COMMENT ON TABLE {self._name} IS 'Files that arrow-ferry has loaded; each row was committed with the rows of its file'"
         )
 
-    def loaded(self, fetch: Fetch, paths: Iterable[str]) -> list[Loaded]:
-        """The versions of these files that were loaded into the table, the oldest first; the ledger must exist."""
-        wanted = ", ".join(literal(path) for path in paths)
-        if not wanted:
+    def loaded(self, fetch: Fetch, paths: Iterable[str] | None = None) -> list[Loaded]:
+        """The versions of these files (None: of all) that were loaded into the table, the oldest first; the ledger must exist."""
+        wanted = None if paths is None else ", ".join(literal(path) for path in paths)
+        if wanted == "":
             return []
         rows = fetch(
             f"SELECT path, version, rows, rejected, load_id, loaded_at FROM {self._name} "  # noqa: S608 - quoted
-            f"WHERE table_name = {literal(self._table)} AND path IN ({wanted}) ORDER BY loaded_at, version"
+            f"WHERE table_name = {literal(self._table)}{'' if wanted is None else f' AND path IN ({wanted})'} ORDER BY loaded_at, version"
         )
         return [Loaded(*row) for row in rows]
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine import workers
 from engine.errors import LoadFailed, SchemaMismatch
 from engine.postgres.casting import caster
 from engine.postgres.columns import Column
@@ -41,6 +42,7 @@ BLOCKS_HELD = 4
 """Where the server casts, so many blocks are sent at a time and kept until it has said which of their rows it refuses."""
 _AHEAD = 2  # cast batches that wait while one is being sent
 _SHOWN = 3
+_MOST_BAD = 10_000  # rows that wait to be put aside: then what was sent so far is ended first
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class Loader:
 
     def _with_types(self, wanted: list[Wanted], survey: Callable[[], Iterable[pa.RecordBatch]]) -> list[Wanted]:
         """The types of text: as `columns` says, as the table has them, else what holds every value of every file."""
-        standing = {column.name for column in self._destination.standing() or ()}
+        standing = {column.name for column in workers.call(self._destination.standing) or ()}
         unknown = [one for one in wanted if not one.column.type and one.column.name not in standing and one.source is not None]
         if not unknown:
             return wanted
@@ -219,7 +221,8 @@ class _FileRows:
             try:
                 self._file.write(pa.RecordBatchReader.from_batches(schema, batches), by_server, self._refused if by_server else None)
             finally:
-                batches.close()
+                with contextlib.suppress(ValueError):  # after an interruption the thread that reads them may still be at it, and ends with them
+                    batches.close()
             self._held.clear()
             self._put_aside()
             done = state.at_end
@@ -233,7 +236,7 @@ class _FileRows:
         """Cast batches, until the file ends, enough blocks are held, or a column must go by the server from here on."""
         plain = pa.schema([(name, kind) for name, kind in zip(self._rows.schema.names, self._plain(), strict=True)])
         sent = 0
-        while most is None or sent < most:
+        while (most is None or sent < most) and len(self._bad) < _MOST_BAD:
             block = again.popleft() if again else next(blocks, None)
             if block is None:
                 state.at_end = True

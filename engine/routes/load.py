@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine import paths, workers
-from engine.errors import ConfigurationError, FerryError, LeaseLost, LoadFailed, PartlyFailed, describe
+from engine.errors import ConfigurationError, FerryError, FileChanged, LeaseLost, LoadFailed, PartlyFailed, describe
 from engine.results import DELIVERED, FileResult, Progress, RunResult, printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.protocols import FileInfo, FileSource, LoadsRows, RowDestination, RowFormat
+    from engine.protocols import FileInfo, FileSource, LoadsRows, RowDestination, RowFile, RowFormat
     from engine.results import FileState
 
 LOOK_SECONDS = 0.5
@@ -35,12 +35,14 @@ class LoadOrders:
     Attributes:
         base: Below the source's root: a folder, or one file. Empty: the root.
         pattern: Which files below `base`.
-        delete_source: Delete each source once its rows are committed.
+        one_file: `base` must be a file: the table is named after it.
+        delete_source: Delete each source once its rows are committed, also one that an earlier run committed.
         dry_run: Say what would be done.
     """
 
     base: str = ""
     pattern: str = "*"
+    one_file: bool = False
     delete_source: bool = False
     dry_run: bool = False
 
@@ -60,7 +62,7 @@ def load(
         layout: How rows are read from them.
         destination: The table.
         orders: Which ones, and how.
-        on_progress: Called several times a second.
+        on_progress: Called in the calling thread several times a second.
 
     Returns:
         Rows and files; a file that the destination remembers is "already delivered".
@@ -75,10 +77,12 @@ def load(
     """
     started = time.monotonic()
     run = _Loading(source, layout, destination, orders, on_progress)
-    files = run.run()
+    with workers.watching(run.show):
+        files = run.run()
     rows = sum(file.rows or 0 for file in files if file.state in DELIVERED)
     size = sum(file.bytes for file in files if file.state in DELIVERED)
-    notes = tuple(dict.fromkeys((*source.notes, *destination.notes)))
+    nothing = () if files else (f"nothing to load: no file of {source.url(orders.base or '*').removesuffix('/*')} matches {orders.pattern!r}",)
+    notes = tuple(dict.fromkeys((*nothing, *source.notes, *destination.notes)))
     result = RunResult(rows, size, time.monotonic() - started, None, tuple(files), notes)
     if result.failed:
         raise PartlyFailed(_told(result), result, transient=run.may_help)
@@ -93,6 +97,8 @@ def chosen(source: FileSource, orders: LoadOrders) -> list[FileInfo]:
     """
     if orders.base and (single := source.stat(orders.base)) is not None:
         return [single]
+    if orders.one_file:
+        raise ConfigurationError(f"which table? {source.url(orders.base or '*').removesuffix('/*')} is no file that it could be named after: give --table")
     files = list(source.list(paths.join_pattern(orders.base, orders.pattern)))
     if not files and source.has_folders and not source.is_folder(orders.base):
         raise ConfigurationError(f"there is no file or folder {source.url(orders.base or '*').removesuffix('/*')}")
@@ -118,7 +124,9 @@ class _Loading:
         self._orders = orders
         self._on_progress = on_progress
         self._rows = 0
-        self._done = 0
+        self._bytes = 0  # of files that are done with
+        self._open: RowFile | None = None
+        self._total_bytes = 0
         self._files: list[FileInfo] = []
         self._results: dict[str, FileResult] = {}
 
@@ -127,7 +135,9 @@ class _Loading:
         waiting = workers.call(self._not_loaded)
         if self._orders.dry_run:
             return self._in_order()
-        self._done = len(self._files) - len(waiting)
+        self._total_bytes = sum(file.size for file in waiting)
+        if self._orders.delete_source:  # a run that ended between the commit and the deletion
+            workers.call(lambda: self._delete([file for file in self._files if file not in waiting]))
         for schema, group in workers.call(lambda: self._by_schema(waiting)):
             self._load_group(schema, group)
         return self._in_order()
@@ -184,34 +194,45 @@ class _Loading:
                 for file in files:
                     self._load(table, file)
                     self._go_on(file)
-        except (LeaseLost, ConfigurationError):
+        except LeaseLost:
             raise
         except FerryError as error:
+            if isinstance(error, ConfigurationError) and not any(result.state in DELIVERED for result in self._results.values()):
+                raise
             for file in files:
                 if self._results[file.path].state == "planned":
                     self._fail(file, error)
             if self._destination.is_replace:
                 self._keep(files)
             return
-        if self._orders.delete_source:
+        if self._destination.is_replace and self._orders.delete_source:
             workers.call(lambda: self._delete(files))
 
     def _go_on(self, file: FileInfo) -> None:
-        """Under replace the first failure ends the run, before anything is committed."""
-        if self._destination.is_replace and self._results[file.path].state == "failed":
-            raise LoadFailed("another file of the replace failed; the table stays as it was")
+        """Under replace the first failure ends the run, before anything is committed; else the file's rows are there now."""
+        if self._destination.is_replace:
+            if self._results[file.path].state == "failed":
+                raise LoadFailed("another file of the replace failed; the table stays as it was")
+        elif self._orders.delete_source:
+            workers.call(lambda: self._delete([file]))
 
     def _load(self, table: LoadsRows, file: FileInfo) -> None:
         url = self._source.url(file.path)
         try:
             with contextlib.ExitStack() as stack:
-                rows = workers.call(lambda: stack.enter_context(self._layout.open(self._source, file)))
+                self._open = rows = workers.call(lambda: stack.enter_context(self._layout.open(self._source, file)))
                 done = table.load(url, file.version, file.size, rows, self._passed)
         except LeaseLost:
             raise
+        except FileChanged as changed:
+            self._left(file, changed)
+            return
         except FerryError as error:
             self._fail(file, error)
             return
+        finally:
+            self._open = None
+            self._bytes += file.size
         planned = self._results[file.path]
         if done is None:
             self._results[file.path] = replace(planned, state="already delivered")
@@ -220,24 +241,31 @@ class _Loading:
             if aside:
                 self._destination.notes.append(f"{url}: {aside:,} row{'s were' if aside > 1 else ' was'} put aside in the table of rejected rows")
             self._results[file.path] = replace(planned, state="written", rows=loaded)
-        self._done += 1
-        self._show()
 
     def _survey(self, files: Sequence[FileInfo]) -> Iterator[pa.RecordBatch]:
         """Every row of every file, as text."""
         for file in files:
-            with self._layout.open(self._source, file) as rows:
+            with contextlib.ExitStack() as stack:
+                rows = workers.call(lambda: stack.enter_context(self._layout.open(self._source, file)))  # noqa: B023 - called before the next one
                 for block in rows:
-                    workers.still_wanted()
                     yield block.text()
 
     def _passed(self, rows: int) -> None:
         self._rows += rows
-        self._show()
 
-    def _show(self) -> None:
+    def show(self) -> None:
+        """Tell how far it is; called by every wait of the calling thread."""
         if self._on_progress is not None:
-            self._on_progress(Progress(self._rows, 0, self._done, total_files=len(self._files)))
+            done = sum(result.state != "planned" for result in self._results.values())
+            read = self._bytes + (self._open.bytes_read if self._open is not None else 0)
+            self._on_progress(Progress(self._rows, min(read, self._total_bytes), done, total_bytes=self._total_bytes, total_files=len(self._files)))
+
+    def _left(self, file: FileInfo, changed: FileChanged) -> None:
+        """A file that changes while it is read is left for the next run; a replace cannot do without it."""
+        if self._destination.is_replace:
+            self._fail(file, changed)
+        else:
+            self._results[file.path] = replace(self._results[file.path], state="left", error=f"{changed}; the next run takes it")
 
     def _fail(self, file: FileInfo, error: FerryError) -> None:
         self.may_help = self.may_help or error.transient
@@ -251,15 +279,15 @@ class _Loading:
                 self._fail(file, LoadFailed("another file of the replace failed; the table stays as it was"))
 
     def _delete(self, files: Sequence[FileInfo]) -> None:
+        """Those whose rows are committed. Blocking."""
         for file in files:
             result = self._results[file.path]
-            if result.state not in DELIVERED:
+            if result.state not in (*DELIVERED, "already delivered"):
                 continue
             try:
                 self._source.delete(file)
-            except LeaseLost:
-                raise
             except FerryError as error:
+                self.may_help = self.may_help or error.transient
                 self._results[file.path] = replace(result, error=f"loaded, but its source is kept: {error}")
             else:
                 self._results[file.path] = replace(result, source_deleted=True)

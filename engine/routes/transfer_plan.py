@@ -160,8 +160,11 @@ def _with_likeness(steps: list[Step]) -> list[Step]:
 
 
 def has_exactly(destination: Store, path: str) -> bool:
-    """Whether a file is listed under this very name, not only found by it. Blocking."""
-    return any(file.path == path for file in destination.list(paths.join_pattern(path.rpartition("/")[0], "*"), ordered=False))
+    """Whether a file is listed under this very name, not only found by it. Blocking.
+
+    From the root on: a listing that begins in a folder takes the folder's name as it was asked for.
+    """
+    return any(file.path == path for file in destination.list("**/*" if "/" in path else "*", ordered=False))
 
 
 def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> list[Step]:

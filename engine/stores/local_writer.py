@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from engine.errors import ConfigurationError, IntegrityError, TransferFailed
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 1 << 20
 COPIED_AT_ONCE = 64 << 20
-FLUSHED_BYTES = 128 << 20
 _CANNOT_COPY = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM, errno.ETXTBSY}
 
 
@@ -59,9 +57,6 @@ class LocalWriter:
         self._made: list[str] = []
         self._descriptor: int | None = None
         self._begun = False
-        self._flusher: ThreadPoolExecutor | None = None
-        self._flushing: Future[None] | None = None
-        self._flushed_at = 0
         self._finished = False
         self._receipt: Receipt | None = None
 
@@ -93,7 +88,6 @@ class LocalWriter:
                 done += os.write(self._descriptor, view[done:])
         self._digest.update(view)
         self.size += done
-        self._flush_early()
         return done
 
     def copy_from(self, source: FileSource, file: FileInfo, passing: Callable[[int], None]) -> bool:
@@ -113,7 +107,6 @@ class LocalWriter:
                         return False
                     raise IntegrityError(f"{self._place}: the source ended {file.size - self.size:,} bytes early", transient=True)
                 self.size += copied
-                self._flush_early()
                 passing(copied)
             self._digest = None
             if not reaches("size", self._verify):
@@ -130,7 +123,6 @@ class LocalWriter:
         descriptor, self._descriptor = self._descriptor, None
         with translating(self._place, "write"):
             try:
-                self._end_flush()
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -165,27 +157,6 @@ class LocalWriter:
             self._make_folders()
             self._descriptor = os.open(self._temporary, flags, mode)
         self._begun = True
-
-    def _flush_early(self) -> None:
-        """Have a large file brought to the disk while it is still arriving: so the fsync at its end finds little left to do."""
-        if self.size - self._flushed_at < FLUSHED_BYTES or (self._flushing is not None and not self._flushing.done()):
-            return
-        if self._flusher is None:
-            self._flusher = ThreadPoolExecutor(1, thread_name_prefix="ferry-flush")
-        self._flushed_at = self.size
-        assert self._descriptor is not None  # noqa: S101 - it is being written
-        with translating(self._place, "write"):
-            if self._flushing is not None:
-                self._flushing.result()  # what one fsync tells of, the next may not
-            self._flushing = self._flusher.submit(os.fsync, self._descriptor)
-
-    def _end_flush(self) -> None:
-        if self._flusher is not None:
-            self._flusher.shutdown()
-            self._flusher = None
-        if self._flushing is not None:
-            flushing, self._flushing = self._flushing, None
-            flushing.result()
 
     def _read_back(self) -> None:
         """From the disk, as far as the system lets us ask for that."""
@@ -238,8 +209,6 @@ class LocalWriter:
 
     def _discard(self) -> None:
         """Leave nothing: no temporary file, no folder that was made for it."""
-        with contextlib.suppress(OSError):
-            self._end_flush()
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)

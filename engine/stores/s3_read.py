@@ -101,7 +101,7 @@ class ObjectReader:
             raise self._store.translated(error, f"read {self._store.url(self._file.path)}") from None
         body = answer["Body"]
         try:
-            self._check_version(answer["ETag"])
+            self._check_version(answer.get("ETag", ""))
             return body.read()
         except _BROKEN:
             return b""

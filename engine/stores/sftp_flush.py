@@ -55,6 +55,12 @@ class EarlyFlush:
         if self._failure is not None:
             raise self._failure
 
+    def abandon(self) -> None:
+        """The file is not wanted any more: nobody waits for a server that is busy with its disk."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._session is not None:
+            self._session.close()  # which ends a request that is under way
+
     def _flush(self) -> None:
         try:
             if self._session is None:

@@ -52,7 +52,7 @@ LIMITS = "limits@openssh.com"
 CHECK_FILE = "check-file"
 _VERSION = 3
 _COMMON_CHUNK = 32_600  # every server takes 32 KiB; this with its header fits one packet of an SSH channel, which is faster than one and a bit
-_RECEIVE = 8 << 20
+_RECEIVE = 1 << 20  # more lies in the channel; taken at once it would be in memory twice
 _LARGEST_CHUNK = 255 << 10  # what OpenSSH takes
 
 

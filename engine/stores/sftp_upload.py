@@ -331,8 +331,8 @@ class SftpWriter:
         self._filling = bytearray()
         for lane in self._lanes:
             lane.abandon()
-        with contextlib.suppress(StatusError):
-            self._end_flush()
+        if self._flush is not None:
+            self._flush.abandon()
         self._release()
         if not (self._begun or self._made):
             return

@@ -203,11 +203,11 @@ class _Files(paramiko.SFTPServerInterface):
         self.control = server
 
     def _place(self, path: str) -> Path:
-        place = self.control.root / path.lstrip("/")
-        if not self.control.faults.folds:
-            return place
-        alike = (other for other in (place.parent.iterdir() if place.parent.is_dir() else ()) if other.name.lower() == place.name.lower())
-        return next(alike, place)
+        place = self.control.root
+        for part in path.strip("/").split("/"):
+            standing = place.iterdir() if self.control.faults.folds and place.is_dir() else ()
+            place = next((other for other in standing if other.name.lower() == part.lower()), place / part)
+        return place
 
     def _attributes(self, found: os.stat_result) -> paramiko.SFTPAttributes:
         attributes = paramiko.SFTPAttributes.from_stat(found)

@@ -9,6 +9,7 @@ import hmac
 import os
 import socket
 import subprocess
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -17,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 import pytest
 
-from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, OutcomeUnknown, ResourceError, TransferFailed
+from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, OutcomeUnknown, PartlyFailed, ResourceError, TransferFailed
+from engine.routes.transfer import transfer
+from engine.routes.transfer_plan import Orders
 from engine.stores import sftp_connection, sftp_flush, sftp_publish, sftp_upload
+from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.sftp import SftpOptions, SftpStore
 from tests.stores.sftp_misbehaving import PASSWORD, Faults, Server, misbehaving
 from tests.stores.sftp_servers import SftpServer, fingerprint, free_port, new_key
@@ -582,6 +586,35 @@ def test_a_server_that_gives_no_second_connection_gets_the_file_over_one(server:
 def test_servers_that_may_not_have_real_files_get_one_connection(server: Server, store: SftpStore) -> None:
     put(store, "file")
     assert len(server.transports) == 1
+
+
+@pytest.mark.parametrize("names", [("Lab.csv", "lab.csv"), ("A/x.csv", "a/x.csv")])
+def test_of_names_that_a_server_takes_for_one_only_one_is_moved(server: Server, store: SftpStore, tmp_path: Path, names: tuple[str, str]) -> None:
+    server.faults.folds = True
+    source = LocalStore(FolderOptions(path=str(tmp_path / "from")))
+    for name in names:
+        with source.open_write(name) as writer:
+            writer.write(name.encode())
+    with pytest.raises(PartlyFailed, match="takes this name and that of another file"):
+        transfer(source, store, Orders(pattern="**/*", delete_source=True))
+    kept = {path.read_bytes() for path in (tmp_path / "from").rglob("*") if path.is_file()}
+    there = {path.read_bytes() for path in server.root.rglob("*") if path.is_file()}
+    assert kept | there == {name.encode() for name in names}
+    assert (len(kept), len(there)) == (1, 1)
+
+
+def test_a_failure_does_not_wait_for_a_server_that_is_busy_with_its_disk(server: Server, store: SftpStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_flush, "EVERY_BYTES", 100_000)
+    busy = threading.Event()
+    server.faults = Faults(extensions=("fsync@openssh.com",), refuse_sync=lambda _: not busy.wait(20))
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="not wanted"), store.open_write("file") as writer:
+        writer.write(DATA)
+        wait_until(lambda: server.faults.syncs > 0 or len(server.transports) > 1)
+        raise RuntimeError("not wanted")
+    assert time.monotonic() - began < 15  # of 20, and of FLUSH_SECONDS
+    busy.set()
+    assert server.names() == []
 
 
 @pytest.mark.parametrize("refused", [None, 0, 1])
