@@ -153,6 +153,22 @@ def test_values_that_only_the_server_takes_come_in_the_middle_of_a_file(database
         assert fetch(database, "SELECT line, column_name, raw FROM t__rejected") == [(902, "host", b"900,2024-01-31,nowhere")]
 
 
+@pytest.mark.parametrize("contract", ["evolve", "freeze"])
+def test_a_column_that_the_table_has_in_snake_case_needs_no_guess(database: str, tmp_path: Path, contract: str) -> None:
+    execute(database, "CREATE TABLE t (patient_id text, dose numeric(6,2))")
+    (tmp_path / "t.csv").write_text("Patient ID,dose\n7,1.50\n")
+    result = engine.load(tmp_path / "t.csv", database, schema_contract=contract)
+    assert "types found" not in str(result)
+    assert texts(database, "t") == ["(7,1.50)"]
+
+
+def test_a_value_that_does_not_fit_later_fails_with_the_remedy(database: str, labs: Path) -> None:
+    engine.load(labs / "a.csv", database)
+    (labs / "b.csv").write_text("id,name,born,dose\n1,x,,1.005\n")
+    with pytest.raises(PartlyFailed, match=r"line 2, column 'dose': does not fit numeric\(38,2\).*ALTER TABLE public\.a or, for a new table, 'columns'"):
+        engine.load(labs / "b.csv", database, table="a")
+
+
 def test_a_replace_is_all_files_or_none(database: str, labs: Path) -> None:
     engine.load(labs, database, pattern="*.csv", table="labs", write_disposition="replace")
     (labs / "b.csv").write_text(LABS.replace("00", "10") + "1,2\n")

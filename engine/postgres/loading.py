@@ -22,6 +22,7 @@ from engine import workers
 from engine.errors import LoadFailed, SchemaMismatch
 from engine.postgres.casting import caster
 from engine.postgres.columns import Column
+from engine.postgres.contract import snake_case
 from engine.postgres.destination import PostgresDestination
 from engine.postgres.destination_options import LOADED_AT, SOURCE_FILE
 from engine.postgres.inference import Inference, columns_of
@@ -134,7 +135,7 @@ class Loader:
     def _with_types(self, wanted: list[Wanted], survey: Callable[[], Iterable[pa.RecordBatch]]) -> list[Wanted]:
         """The types of text: as `columns` says, as the table has them, else what holds every value of every file."""
         standing = {column.name for column in workers.call(self._destination.standing) or ()}
-        unknown = [one for one in wanted if not one.column.type and one.column.name not in standing and one.source is not None]
+        unknown = [one for one in wanted if not one.column.type and one.source is not None and not _stands(one.column.name, standing)]
         if not unknown:
             return wanted
         inference, rows = Inference(), 0
@@ -147,6 +148,11 @@ class Loader:
         found = {column.name: column.type for column in inference.columns()}
         self.notes.append("types found by reading every value: " + ", ".join(f"{one.column.name} {found.get(str(one.source), 'text')}" for one in unknown))
         return [replace(one, column=replace(one.column, type=found.get(str(one.source), "text"))) if one in unknown else one for one in wanted]
+
+
+def _stands(name: str, standing: set[str]) -> bool:
+    """Whether the table has the column, by its name or as dlt would write it."""
+    return name in standing or (bool(standing) and snake_case(name) in standing)
 
 
 def _with_own_types(wanted: list[Wanted], schema: pa.Schema) -> list[Wanted]:
@@ -308,7 +314,8 @@ class _FileRows:
             return
         if self._options.on_bad_row == "fail":
             first = min(self._bad, key=lambda bad: bad.line)
-            raise LoadFailed(f"{self._told(first)}; nothing of the file was loaded (on_bad_row quarantine puts such rows aside)")
+            remedy = "" if first.column is None else f", ALTER TABLE {self._options.shown} or, for a new table, 'columns' gives the column another type"
+            raise LoadFailed(f"{self._told(first)}; nothing of the file was loaded (on_bad_row quarantine puts such rows aside{remedy})")
         limit = self._options.max_bad_rows
         most = limit.most(of=self._taken) if at_end or limit.count is not None else None
         if most is not None and count > most:
