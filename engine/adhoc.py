@@ -1,4 +1,4 @@
-"""Exports without a connector: a query here, a target there.
+"""What needs no connector: a query or files here, a target there.
 
 The keyword arguments of `export` are shorthands for keys of a connector's configuration; `source_options` and `dest_options` reach all of them.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import ends, jobs, load_jobs, registry
+from engine import copy_jobs, ends, jobs, load_jobs, registry
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -222,6 +222,62 @@ def load(
     name = jobs.snake_case(came.leaf.partition(".")[0])
     job = load_jobs.load_job(came.kind, source_config, dest_config, table=name, leaf=came.leaf, pattern=pattern)
     return replace(job, orders=replace(job.orders, one_file="table" not in dest_config, dry_run=dry_run)).run(on_progress)
+
+
+def copy(
+    query: str,
+    target: str,
+    *,
+    write_disposition: str | None = None,
+    table: str | None = None,
+    schema: str | None = None,
+    database: str | None = None,
+    primary_key: Sequence[str] | str | None = None,
+    columns: Mapping[str, Any] | str | None = None,
+    schema_contract: str | None = None,
+    batch_size: int | None = None,
+    timezone: str | None = None,
+    statement_timeout: float | None = None,
+    dry_run: bool = False,
+    source_options: Mapping[str, Any] | None = None,
+    dest_options: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Copy the rows of a query into a PostgreSQL table, every value as it is, in one transaction.
+
+    Args:
+        query: One SELECT, WITH, VALUES or TABLE that changes nothing.
+        target: The URL of the table's database.
+        write_disposition: `append`, `replace` or `merge`; there is no default.
+        table: The table.
+        schema: PostgreSQL's schema; default `public`.
+        database: The URL of the query's database; else `FERRY_DATABASE`.
+        primary_key: Columns that a merge compares.
+        columns: Column → type; see `PostgresDestinationOptions`.
+        schema_contract: `evolve` (default) or `freeze`.
+        batch_size: The most rows in one record batch.
+        timezone: The TimeZone of the query's session.
+        statement_timeout: Seconds after which the server ends the query.
+        dry_run: Say what would be done.
+        source_options: Any key of a PostgreSQL source.
+        dest_options: Any key of a PostgreSQL destination.
+        on_progress: Called in this thread several times a second.
+
+    Returns:
+        Rows, and the bytes of their record batches.
+
+    Raises:
+        FerryError: What went wrong, with the source or the destination; no row was committed.
+
+    Example:
+        >>> engine.copy(
+        ...     "TABLE labs", "postgresql://warehouse/study", table="labs", write_disposition="replace", database="postgresql://clinic/lis"
+        ... )  # doctest: +SKIP
+    """
+    source = _source(query, database, source_options, timezone=timezone, statement_timeout=statement_timeout, batch_size=batch_size)
+    keys = _given(table=table, schema=schema, write_disposition=write_disposition, primary_key=primary_key, columns=columns, schema_contract=schema_contract)
+    job = copy_jobs.copy_job(registry.POSTGRES, source, {"connection_string": target, **(dest_options or {}), **keys})
+    return replace(job, dry_run=dry_run).run(on_progress)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine import jobs, layers, workers
 from engine.control import connectors, host_keys
+from engine.copy_jobs import CopyJob
 from engine.errors import ConfigurationError, FerryError
 from engine.load_jobs import LoadJob
 from engine.results import human_bytes
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from engine.control.database import ControlDatabase
     from engine.protocols import FileStore, SendsBody
     from engine.registry import PinnedKeys
+    from engine.results import RowsDescription
 
 COLUMNS_SHOWN = 8
 
@@ -68,6 +70,8 @@ def _checked(control: ControlDatabase, connector_id: int, *, offline: bool) -> C
     job = validate(stored, lambda host, port: host_keys.pinned(control, host, port))
     if isinstance(job, jobs.ExportJob):
         return _checked_export(connector_id, job, offline=offline)
+    if isinstance(job, CopyJob):
+        return _checked_copy(connector_id, job, offline=offline)
     if isinstance(job, LoadJob):
         return _checked_load(connector_id, job, offline=offline)
     return _checked_transfer(connector_id, job, offline=offline)
@@ -87,11 +91,29 @@ def _checked_export(connector_id: int, job: jobs.ExportJob, *, offline: bool) ->
         return _refused(connector_id, problems)
     if standing and job.target.exists == "skip":
         return Checked(connector_id, None, f"would leave {job.store.url(path)} as it is, and read nothing (if_exists: skip)", (*job.notes, *job.store.notes))
+    would = f"would write {place}{' (replacing the one that is there)' if standing else ''}: {_rows(rows)}"
+    return Checked(connector_id, None, would, (*job.notes, *rows.notes, *job.store.notes))
+
+
+def _rows(rows: RowsDescription) -> str:
     count = f"{len(rows.columns)} column{'' if len(rows.columns) == 1 else 's'}"
     columns = ", ".join(rows.columns[:COLUMNS_SHOWN]) + (", …" if len(rows.columns) > COLUMNS_SHOWN else "")
     about = f", about {rows.estimated_rows:,} rows" if rows.estimated_rows is not None else ""
-    would = f"would write {place}{' (replacing the one that is there)' if standing else ''}: {count} ({columns}){about} from {rows.where}"
-    return Checked(connector_id, None, would, (*job.notes, *rows.notes, *job.store.notes))
+    return f"{count} ({columns}){about} from {rows.where}"
+
+
+def _checked_copy(connector_id: int, job: CopyJob, *, offline: bool) -> Checked:
+    would = f"would copy rows into {job.store.shown} ({job.disposition})"
+    if offline:
+        return Checked(connector_id, None, f"{would} (neither end was tried)", tuple(job.store.notes))
+    problems: dict[str, FerryError] = {}
+    with _noted(problems, "source"):
+        rows = job.source.describe("exact")
+    with _noted(problems, "destination"):
+        made = workers.call(job.store.standing if problems else lambda: job.store.would(rows.schema))
+    if problems:
+        return _refused(connector_id, problems)
+    return Checked(connector_id, None, f"{would}: {_rows(rows)}; {made}", (*rows.notes, *job.store.notes))
 
 
 def _checked_transfer(connector_id: int, job: jobs.TransferJob, *, offline: bool) -> Checked:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from engine import jobs, layers, reaper, workers
 from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
+from engine.copy_jobs import CopyJob
 from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
 from engine.results import RunResult, delivered, printable
 
@@ -252,6 +253,8 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
         stack.enter_context(workers.watching(lease.check))
         _refuse_to_repeat(control, connector_id, job)
+        if isinstance(job, CopyJob):
+            job = _marked(control, config, job)
         ends = {"source": config["source_type"], "destination": config["destination_type"]}
         _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
         result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
@@ -270,6 +273,21 @@ def _refuse_to_repeat(control: ControlDatabase, connector_id: int, job: jobs.Job
         raise OutcomeUnknown(
             f"connector {connector_id}: an earlier run cannot say whether its file was taken: look, then ferry files resolve {parked[0]} delivered|resend"
         )
+
+
+def _marked(control: ControlDatabase, config: Mapping[str, Any], job: CopyJob) -> CopyJob:
+    """The copy as one run of its connector, which knows those before it that may have committed before they died.
+
+    The flow run's id tells runs apart also where several control databases fill one table.
+    """
+    connector_id = config["connector_id"]
+    earlier = [] if config.get("redeliver") else workers.call(lambda: runs.unrecorded(control, connector_id))
+    reruns = frozenset(_run_name(run["id"], run["prefect_flow_run_id"]) for run in earlier)
+    return job.marked(f"connector {connector_id}", _run_name(config.get("run_id"), config.get("prefect_flow_run_id")), reruns)
+
+
+def _run_name(run_id: int | None, flow_run_id: str | None) -> str:
+    return f"run {run_id if run_id is not None else 'without a record'} (flow run {flow_run_id or uuid.uuid4()})"
 
 
 def _pinned_keys(host: str, port: int) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from engine.results import LedgerState, Receipt, RowsDescription, Verification
 
-Form = Literal["text", "typed"]
+Form = Literal["text", "typed", "exact"]
 Exists = Literal["replace", "skip", "fail"]
 FileInfo = File
 """One listed version of a file."""
@@ -40,7 +40,8 @@ class RowSource(Protocol):
         """One ordered stream of record batches; nothing is opened before `with`.
 
         Zero rows still give the schema. A source that ends early raises; leaving the block early cancels at once.
-        `form` says which type rules apply: `text` for CSV (PostgreSQL's own text), `typed` for Parquet and Arrow users.
+        `form` says which type rules apply: `text` for CSV (PostgreSQL's own text), `typed` for Parquet and Arrow users, `exact` for another database: typed
+        where the Arrow type holds every value, else text.
         """
 
     def describe(self, form: Form = "typed") -> RowsDescription:
@@ -108,8 +109,22 @@ class RowFormat(Protocol):
 class LoadsRows(Protocol):
     """A table that is ready for files."""
 
-    def load(self, path: str, version: str, size: int, rows: RowFile, on_rows: Callable[[int], None]) -> tuple[int, int] | None:
-        """Load one file whole or not at all; gives the rows loaded and put aside, or None where that version is loaded already."""
+    def load(
+        self,
+        path: str,
+        version: str,
+        size: int,
+        rows: RowFile,
+        on_rows: Callable[[int], None],
+        *,
+        origin: str | None = None,
+        same: frozenset[str] = frozenset(),
+    ) -> tuple[int, int] | None:
+        """Load one file whole or not at all; gives the rows loaded and put aside, or None where that version is loaded already.
+
+        `rows` is opened (`__iter__`) in the calling thread, once the table is ready. `origin` is what people are told that rows come from, where it is not the path;
+        `same` are other versions that count as this one.
+        """
 
 
 class LoadedFile(Protocol):
@@ -134,6 +149,9 @@ class RowDestination(Protocol):
 
     def loaded(self, paths: Iterable[str]) -> Mapping[str, tuple[LoadedFile, ...]]:
         """What it remembers of these files; under replace only if the table is made of just them. Blocking."""
+
+    def would(self, schema: pa.Schema) -> str:
+        """What `open` would do to the table for typed rows of this schema, in words. Blocking; raises as `open` does."""
 
     def open(self, schema: pa.Schema, *, is_text: bool, survey: Callable[[], Iterable[pa.RecordBatch]]) -> AbstractContextManager[LoadsRows]:
         """Make it ready for files of this schema; a replace is committed when the block ends.

@@ -50,12 +50,14 @@ class RowsDescription:
     Attributes:
         where: The place, without user or secret.
         columns: `name type` of each.
+        schema: The Arrow schema of the batches.
         estimated_rows: The server's guess, or None.
         notes: Remarks that a user should read.
     """
 
     where: str
     columns: tuple[str, ...]
+    schema: pa.Schema
     estimated_rows: int | None
     notes: tuple[str, ...] = ()
 

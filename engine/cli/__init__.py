@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from engine.cli import connectors, db, export, files, load, log, run, runs, transfer
+from engine.cli import connectors, copy, db, export, files, load, log, run, runs, transfer
 from engine.errors import FerryError, Interrupted, describe, frames
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("export", help=export.HELP)(export.export)
 app.command("transfer", help=transfer.HELP)(transfer.transfer)
 app.command("load", help=load.HELP)(load.load)
+app.command("copy", help=copy.HELP)(copy.copy)
 app.command("run", help=run.HELP)(run.run)
 app.add_typer(runs.app, name="runs")
 app.add_typer(files.app, name="files")

@@ -63,7 +63,7 @@ def load(
             format=format,
             write_disposition=write_disposition,
             primary_key=primary_key,
-            columns=_columns(columns),
+            columns=read_columns(columns),
             schema_contract=contract,
             on_bad_row=on_bad_row,
             max_bad_rows=max_bad_rows,
@@ -81,7 +81,7 @@ def load(
     show(result)
 
 
-def _columns(given: str | None) -> str | None:
+def read_columns(given: str | None) -> str | None:
     """JSON, or the text of a file that holds it."""
     if given is None or given.lstrip().startswith("{"):
         return given

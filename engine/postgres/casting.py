@@ -154,4 +154,4 @@ def _remedy(kind: Declared, given: pa.DataType) -> str:
     """What to do about it."""
     if pa.types.is_timestamp(given) and kind.name.startswith("timestamp"):
         return "a time zone is neither added nor dropped: make the column " + ("timestamp with time zone" if given.tz else "timestamp without time zone")
-    return "give the column another type (ALTER TABLE, or 'columns' for a new table), or cast it where the file is made"
+    return "give the column another type (ALTER TABLE, or 'columns' for a new table), or cast it where the rows are made (in the query, or where the file is written)"

@@ -94,6 +94,10 @@ class PostgresDestination:
                     found[some[one.path]] = (*found.get(some[one.path], ()), one)
         return found
 
+    def plan(self, wanted: Sequence[Column]) -> Plan:
+        """Where columns would go, nothing made yet. Blocking; raises as `open`."""
+        return self._plan(wanted)[1]
+
     @contextlib.contextmanager
     def open(self, wanted: Sequence[Column]) -> Iterator[Load]:
         """Plan the columns, then let files be loaded; the table is made or altered when the first of them begins.

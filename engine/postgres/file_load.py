@@ -105,7 +105,7 @@ class Load:
 
         if not self._prepared:
             self._prepare()
-        self._session.what = f"loading {printable(file.path)} into {self._options.shown}"
+        self._session.what = f"loading {printable(file.origin)} into {self._options.shown}"
         load_id = self._replacing or new_load_id()
         if self._replacing is None:
             self._session.begin()
@@ -116,7 +116,7 @@ class Load:
                 self._replacing = load_id
         earlier = self._earlier(file)
         if earlier is None and not self._ledger.claim(self._session, file, load_id, self._run):
-            raise LoadFailed(f"{printable(file.path)} is loaded twice in one load into {self._options.shown}")
+            raise LoadFailed(f"{printable(file.origin)} is loaded twice in one load into {self._options.shown}")
         return FileLoad(self._session, self._options, self._plan, file, load_id, earlier, self._rejected)
 
     def _prepare(self) -> None:
@@ -171,12 +171,12 @@ class Load:
             return None
         self._ledger.lock(self._session, file.path)
         before = self._ledger.loaded(self._session.fetch, [file.path])
-        same = next((one for one in before if one.version == file.version), None)
+        same = next((one for one in before if file.is_version(one.version)), None)
         if same is not None or not before:
             return same
         if self._options.changed_file == "fail":
             raise LoadFailed(
-                f"{printable(file.path)} was loaded into {self._options.shown} on {before[-1].loaded_at:%Y-%m-%d %H:%M} with other content; "
+                f"{printable(file.origin)} was loaded into {self._options.shown} on {before[-1].loaded_at:%Y-%m-%d %H:%M} with other content; "
                 "on_changed_file decides what to do: reload (its earlier rows go), append (they stay)"
             )
         if self._options.changed_file == "reload":
@@ -280,11 +280,11 @@ class FileLoad:
 
     def _check(self, names: tuple[str, ...]) -> None:
         if self.earlier is not None:
-            raise LoadFailed(f"{printable(self.file.path)} is loaded already")
+            raise LoadFailed(f"{printable(self.file.origin)} is loaded already")
         known = {column.name for column in self._plan.columns if not column.generated}
         strange = [name for name in names if name not in known]
         if strange or (self._names or names) != names:
-            raise LoadFailed(f"{printable(self.file.path)}: batches with other columns than announced ({', '.join(strange or names)})")
+            raise LoadFailed(f"{printable(self.file.origin)}: batches with other columns than announced ({', '.join(strange or names)})")
         self._names = names
 
     # What follows runs in worker threads.

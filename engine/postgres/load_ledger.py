@@ -32,14 +32,23 @@ class FileIdentity:
             (`ledger_text`: bytes of a name that are not UTF-8 stand in it as escapes).
         version: Tells its content from any other that stood there: ETag, SHA-256, or size and modification time.
         size: In bytes.
+        origin: What people are told that the rows come from, and `_source_file` holds; empty: the path.
+        same: Other versions that count as this one: of a copy, earlier runs whose end was not recorded.
     """
 
     path: str
     version: str
     size: int
+    origin: str = ""
+    same: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", ledger_text(self.path))
+        object.__setattr__(self, "origin", self.origin or self.path)
+
+    def is_version(self, version: str) -> bool:
+        """Whether that version is this one, or counts as it."""
+        return version == self.version or version in self.same
 
 
 @dataclass(frozen=True, slots=True)

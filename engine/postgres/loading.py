@@ -97,6 +97,18 @@ class Loader:
         """What the ledger knows of these files. Blocking."""
         return self._destination.loaded(paths)
 
+    def would(self, schema: pa.Schema) -> str:
+        """What `open` would do to the table for typed rows of this schema. Blocking.
+
+        Raises:
+            FerryError: As `open`.
+        """
+        planned = self._destination.plan([one.column for one in _with_own_types(self._wanted(schema), schema)])
+        made = ", ".join(f"{column.name} {column.type}" for column in planned.added)
+        if not planned.standing:
+            return f"would make {self._options.shown} ({made})"
+        return f"would add to {self._options.shown}: {made}" if made else f"{self._options.shown} has all columns already"
+
     @contextlib.contextmanager
     def open(self, schema: pa.Schema, *, is_text: bool, survey: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[OpenLoader]:
         """Plan the table for files of this schema; under replace everything is committed when the block ends.
@@ -122,7 +134,7 @@ class Loader:
             return [Wanted(Column(name, ""), name) for name in schema.names]
         missing = [one.source for one in asked.named if one.source is not None and one.source not in schema.names]
         if missing:
-            raise SchemaMismatch(f"'columns' takes {missing[0]!r} from the file, which has no such column; it has {', '.join(map(repr, schema.names))}")
+            raise SchemaMismatch(f"'columns' takes {missing[0]!r}, and there is no such column; there are {', '.join(map(repr, schema.names))}")
         named = [Wanted(Column(one.name, one.type or "", one.nullable), one.source) for one in asked.named]
         taken = {one.source for one in named}
         others = [name for name in schema.names if name not in taken]
@@ -170,7 +182,17 @@ class OpenLoader:
         self._options = options
         self._sent = [(one, column) for one, column in zip(wanted, load.columns, strict=True) if not column.generated]
 
-    def load(self, path: str, version: str, size: int, rows: RowFile, on_rows: Callable[[int], None]) -> tuple[int, int] | None:
+    def load(
+        self,
+        path: str,
+        version: str,
+        size: int,
+        rows: RowFile,
+        on_rows: Callable[[int], None],
+        *,
+        origin: str | None = None,
+        same: frozenset[str] = frozenset(),
+    ) -> tuple[int, int] | None:
         """Load one file; its rows stand in the table, or none of them does.
 
         Args:
@@ -179,6 +201,8 @@ class OpenLoader:
             size: In bytes.
             rows: What it holds.
             on_rows: Told rows as they are sent, in another thread.
+            origin: See `FileIdentity`.
+            same: See `FileIdentity`.
 
         Returns:
             Rows loaded and rows put aside; None: that version is loaded already.
@@ -186,7 +210,7 @@ class OpenLoader:
         Raises:
             LoadFailed: A row that cannot be loaded (named by line, column and rule), or the database refused.
         """
-        with self._load.file(FileIdentity(path, version, size)) as file:
+        with self._load.file(FileIdentity(path, version, size, origin or path, same)) as file:
             if file.earlier is not None:
                 return None
             _FileRows(file, self._sent, self._options, rows, on_rows).load()
@@ -209,7 +233,7 @@ class _FileRows:
         self._rows = rows
         self._on_rows = on_rows
         self._columns = [(wanted, column) for wanted, column in sent]
-        self._fixed = {SOURCE_FILE: pa.scalar(file.file.path), LOADED_AT: pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))}
+        self._fixed = {SOURCE_FILE: pa.scalar(file.file.origin), LOADED_AT: pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))}
         self._casters = [self._caster(wanted, column) for wanted, column in self._columns]
         self._bad: list[Bad] = []
         self._taken = 0  # rows of the file, good and bad
@@ -315,19 +339,20 @@ class _FileRows:
         if self._options.on_bad_row == "fail":
             first = min(self._bad, key=lambda bad: bad.line)
             remedy = "" if first.column is None else f", ALTER TABLE {self._options.shown} or, for a new table, 'columns' gives the column another type"
-            raise LoadFailed(f"{self._told(first)}; nothing of the file was loaded (on_bad_row quarantine puts such rows aside{remedy})")
+            raise LoadFailed(f"{self._told(first)}; nothing of it was loaded (on_bad_row quarantine puts such rows aside{remedy})")
         limit = self._options.max_bad_rows
         most = limit.most(of=self._taken) if at_end or limit.count is not None else None
         if most is not None and count > most:
             named = "; ".join(self._told(bad) for bad in self._bad[:_SHOWN])
             raise LoadFailed(
-                f"{printable(self._file.file.path)}: {count:,} of {self._taken:,} rows cannot be loaded, more than max_bad_rows lets be put aside ({most:,}); "
-                f"nothing of the file was loaded{f': {named}' if named else ''}"
+                f"{printable(self._file.file.origin)}: {count:,} of {self._taken:,} rows cannot be loaded, more than max_bad_rows lets be put aside ({most:,}); "
+                f"nothing of it was loaded{f': {named}' if named else ''}"
             )
 
     def _told(self, bad: Bad) -> str:
         column = f", column {bad.column!r}" if bad.column is not None else ""
-        return f"{printable(self._file.file.path)}: line {bad.line:,}{column}: {bad.rule}"
+        place = "line" if bad.raw is not None else "row"  # of Parquet and of queries, which have no lines
+        return f"{printable(self._file.file.origin)}: {place} {bad.line:,}{column}: {bad.rule}"
 
     def _put_aside(self) -> None:
         bad, self._bad = self._bad, []

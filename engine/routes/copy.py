@@ -1,0 +1,233 @@
+"""Rows of a query into a table, in one transaction: all of them, or none.
+
+    describe the query  →  make the table ready  →  run the query, cast, COPY batch by batch  →  mark, commit
+
+The query is run only once the table is ready: a column is added under a lock for which a reading transaction of our own would never make room, where the
+query reads that very table. So a query may read the table that it goes into: it sees the rows as they were before the copy began.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from engine import workers
+from engine.errors import FerryError, LeaseLost, SchemaMismatch
+from engine.results import FileResult, Progress, RunResult
+from engine.routes.delivery import NullJournal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from engine.protocols import Journal, LoadedFile, RowBlock, RowDestination, RowReject, RowSource, RowStream
+    from engine.results import FileState, RowsDescription
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a copy writes down in the transaction of its rows, so that somebody who comes after a kill knows whether they are there.
+
+    Attributes:
+        owner: Whose copies follow one another: `connector 7`. No two of one owner go into one table at once.
+        run: Which of them; no other copy into that table, by whomever, has the same.
+        reruns: Earlier runs of the owner whose good end nobody has recorded. If one of them is marked, its rows are there, and this run adds none.
+    """
+
+    owner: str
+    run: str
+    reruns: frozenset[str] = frozenset()
+
+    @classmethod
+    def single(cls) -> Self:
+        """Of a copy that is nobody's run, and is repeated by nobody but who asks for it."""
+        return cls(f"copy {uuid.uuid4()}", "1")
+
+
+def copy(
+    source: RowSource,
+    destination: RowDestination,
+    mark: Mark,
+    *,
+    dry_run: bool = False,
+    journal: Journal | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Copy the rows of a query into a table.
+
+    Args:
+        source: Where rows come from; opened here.
+        destination: The table.
+        mark: Which copy this is.
+        dry_run: Say what would be done.
+        journal: The run's ledger, which is told what was committed.
+        on_progress: Called in the calling thread several times a second.
+
+    Returns:
+        Rows, and the bytes of their record batches; one entry in `files`, the table, "already delivered" where an earlier run had committed (`Mark.reruns`).
+
+    Raises:
+        FerryError: No row was committed; the message begins with the end that it is about.
+
+    Example:
+        >>> copy(PostgresSource(options), Loader(target), Mark.single())  # doctest: +SKIP
+    """
+    started = time.monotonic()
+    run = _Copying(source, destination, mark, on_progress)
+    with workers.watching(run.show):
+        table = run.would() if dry_run else run.run(journal or NullJournal())
+    rows = table.rows or 0 if table.state == run.done else 0
+    notes = tuple(dict.fromkeys((*run.notes, *destination.notes)))
+    return RunResult(rows, table.bytes, time.monotonic() - started, run.described.schema, (table,), notes)
+
+
+@contextlib.contextmanager
+def _about(end: str) -> Iterator[None]:
+    """Say which of two databases an error is about."""
+    try:
+        yield
+    except LeaseLost:
+        raise
+    except FerryError as error:
+        if not str(error).startswith(("source: ", "destination: ")):
+            error.args = (f"{end}: {error}",)
+        raise
+
+
+class _Copying:
+    """One copy.
+
+    Attributes:
+        described: What the query gives.
+        done: The state of a table that has got the rows.
+        notes: What a user should read.
+    """
+
+    described: RowsDescription
+
+    def __init__(self, source: RowSource, destination: RowDestination, mark: Mark, on_progress: Callable[[Progress], None] | None) -> None:
+        self.done: FileState = "replaced" if destination.is_replace else "written"
+        self.notes: list[str] = []
+        self._source = source
+        self._destination = destination
+        self._mark = mark
+        self._on_progress = on_progress
+        self._query: _QueryRows | None = None
+        self._sent = 0
+
+    def would(self) -> FileResult:
+        """What would be done, by the server's own estimate."""
+        self._describe()
+        with _about("destination"):
+            made = workers.call(lambda: self._destination.would(self.described.schema))
+        estimated = self.described.estimated_rows
+        self.notes += [made] if estimated is None else [made, f"about {estimated:,} rows would come from {self.described.where}, by the server's estimate"]
+        reported = {} if estimated is None else {"estimated_rows": str(estimated)}
+        return self._table("planned", None, 0, reported)
+
+    def run(self, journal: Journal) -> FileResult:
+        """Copy, and tell what has become of the table."""
+        self._describe()
+        done = self._load()
+        if done is None:
+            return self._committed_before()
+        rows, aside = done
+        if aside:
+            self.notes.append(f"{aside:,} row{'s were' if aside > 1 else ' was'} put aside in the table of rejected rows")
+        workers.call(lambda: journal.record(self._destination.shown, self.done, rows=rows))
+        return self._table(self.done, rows, self._query.bytes_read if self._query else 0)
+
+    def _describe(self) -> None:
+        with _about("source"):
+            self.described = self._source.describe("exact")
+        self.notes += self.described.notes
+
+    def _load(self) -> tuple[int, int] | None:
+        """Rows loaded and put aside, committed; None: an earlier run had committed its own."""
+        schema, mark = self.described.schema, self._mark
+        with _about("destination"), self._destination.open(schema, is_text=False, survey=lambda: ()) as table, contextlib.ExitStack() as stack:
+            self._query = _QueryRows(self._source, self.described, stack)
+            return table.load(mark.owner, mark.run, 0, self._query, self._passed, origin=self.described.where, same=mark.reruns)
+
+    def _committed_before(self) -> FileResult:
+        marks = workers.call(lambda: self._destination.loaded([self._mark.owner])).get(self._mark.owner, ())
+        earlier: LoadedFile = next(one for one in reversed(marks) if one.version in {self._mark.run, *self._mark.reruns})
+        self.notes.append(
+            f"{earlier.version} of {self._mark.owner} had committed its {earlier.rows:,} rows, though its record does not say so; they count as this run's, and no "
+            "row was added again (ferry run ID --redeliver copies once more)"
+        )
+        return self._table("already delivered", earlier.rows, 0)
+
+    def _table(self, state: FileState, rows: int | None, size: int, reported: dict[str, str] | None = None) -> FileResult:
+        return FileResult(self._destination.shown, size, rows, None, state, reported=reported or {}, source=self.described.where)
+
+    def _passed(self, rows: int) -> None:
+        self._sent += rows
+
+    def show(self) -> None:
+        """Tell how far it is; called by every wait of the calling thread."""
+        if self._on_progress is not None and self._query is not None:
+            self._on_progress(Progress(self._sent, self._query.bytes_read, 1, self.described.estimated_rows))
+
+
+class _QueryRows:
+    """The rows of a query as those of a file (`RowFile`): the query is run when somebody begins to read.
+
+    Args:
+        source: Where they come from.
+        described: What it said of them before.
+        stack: Ends the query when it is closed.
+    """
+
+    def __init__(self, source: RowSource, described: RowsDescription, stack: contextlib.ExitStack) -> None:
+        self.schema: pa.Schema = described.schema
+        self.bytes_read = 0
+        self._source = source
+        self._where = described.where
+        self._stack = stack
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        """Run the query in the thread that waits, so that an interrupt ends it; blocks may be taken in any other."""
+        with _about("source"):
+            stream = self._stack.enter_context(self._source.read("exact"))
+            if not stream.reader.schema.equals(self.schema, check_metadata=True):
+                raise SchemaMismatch(
+                    f"{self._where}: the query has other columns than a moment ago (was a table altered meanwhile?); run it again", transient=True
+                )
+        return self._blocks(stream)
+
+    def _blocks(self, stream: RowStream) -> Iterator[RowBlock]:
+        first = 1
+        with _about("source"):
+            for batch in stream.reader:
+                self.bytes_read += batch.nbytes
+                yield _Block(batch, first)
+                first += batch.num_rows
+
+
+class _Block:
+    """A record batch (`RowBlock`); its lines are row numbers."""
+
+    def __init__(self, batch: pa.RecordBatch, first: int) -> None:
+        self.rejects: list[RowReject] = []
+        self._batch = batch
+        self._first = first
+
+    def text(self) -> pa.RecordBatch:
+        return self._batch
+
+    def typed(self, schema: pa.Schema) -> pa.RecordBatch:
+        del schema
+        return self._batch
+
+    def line(self, row: int) -> int:
+        return self._first + row
+
+    def raw(self, row: int) -> bytes | None:
+        """A row has no bytes of its own."""
+        del row
+        return None
