@@ -109,6 +109,10 @@ class RowFormat(Protocol):
 class LoadsRows(Protocol):
     """A table that is ready for files."""
 
+    @property
+    def committed(self) -> tuple[int, int] | None:
+        """Rows loaded and put aside of the last file, once they are committed: also where `load` was interrupted just then."""
+
     def load(
         self,
         path: str,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -91,8 +90,8 @@ def test_every_value_of_every_type_arrives_as_it_is(matrix: tuple[str, str], sch
     assert result.rows == 1 + max(len(case.values + case.refused) for case in CASES)
     assert texts(target, f"TABLE {schema}.every") == texts(source, EVERY)
     below_domains = {"positive": "integer", "amount": "numeric(7,2)"}  # a query's description names the type below a domain
-    for i, ((_, made), (_, given)) in enumerate(zip(types(target, f"{schema}.every"), types(source, "every"), strict=True)):
-        assert made in {given, below_domains.get(CASES[i].sql_type)}
+    for i, ((_, made), (_, own)) in enumerate(zip(types(target, f"{schema}.every"), types(source, "every"), strict=True)):
+        assert made in {own, below_domains.get(CASES[i].sql_type)}
 
 
 def test_odd_values_far_behind_plain_ones_arrive_as_they_are(matrix: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +230,7 @@ def test_columns_select_rename_and_cast(labs: str, target: str) -> None:
     assert "not loaded, since 'columns' does not name them: 'analyte'" in str(result)
     assert types(target, "labs") == [("lab", "bigint"), ("value", "numeric(12,4)"), ("_source_file", "text"), ("_loaded_at", "timestamp with time zone")]
     place = labs.rpartition("@")[2]
-    assert fetch(target, "SELECT lab, value::text, _source_file = %r, _loaded_at <= now() FROM labs WHERE lab = 9" % place) == [(9, "1.1250", True, True)]
+    assert fetch(target, "SELECT lab, value::text, _source_file, _loaded_at <= now() FROM labs WHERE lab = 9") == [(9, "1.1250", place, True)]
 
 
 def test_the_contract_decides_about_new_columns(labs: str, target: str) -> None:
@@ -256,35 +255,28 @@ def test_names_go_exactly_or_as_dlt_writes_them(database: str, target: str) -> N
 
 @pytest.mark.parametrize("disposition", ["append", "replace", "merge"])
 @pytest.mark.parametrize(
-    ("query", "kind", "message"),
+    ("value", "kind", "message"),
     [
-        (
-            "SELECT i AS id, 'new' AS analyte, 1.0 / (200000 - i) AS value FROM generate_series(2, 400000) i",
-            QueryFailed,
-            "source: .*ended the query after .* rows: division",
-        ),
-        ("SELECT i AS id, 'new' AS analyte, 1.0 * i AS value FROM generate_series(2, 1400000) i", LoadFailed, "destination: .*row 1,000,00.*'value'"),
-        (
-            "SELECT i AS id, CASE WHEN i < 300000 THEN 'new' END AS analyte, 1 AS value FROM generate_series(2, 400000) i",
-            LoadFailed,
-            "destination: .*NULL in a NOT NULL",
-        ),
-        ("SELECT i AS id, 'secret' AS analyte, -1 AS value FROM generate_series(2, 9) i", LoadFailed, "destination: .*'positive'"),
+        ("(1.0 / (50000 - i))::numeric(9,3)", QueryFailed, r"^source: .*ended the query after [0-9,]+ rows: division by zero"),
+        ("i * 20", LoadFailed, r"^destination: .*: row 49,999, column 'value': does not fit numeric\(9,3\) without rounding"),
+        ("NULLIF(i, 50000)", LoadFailed, r"^destination: .*: row 49,999, column 'value': NULL in a NOT NULL column"),
+        ("50000 - i", LoadFailed, r"^destination: .* a row that breaks a check: constraint 'positive'"),
     ],
+    ids=["query", "value", "null", "constraint"],
 )
-def test_a_copy_that_fails_leaves_the_table_as_it_was(database: str, target: str, disposition: str, query: str, kind: type[FerryError], message: str) -> None:
-    execute(target, "CREATE TABLE labs (id integer PRIMARY KEY, analyte text NOT NULL, value numeric(9,3) CONSTRAINT positive CHECK (value >= 0))")
+def test_a_copy_that_fails_leaves_the_table_as_it_was(
+    database: str, target: str, disposition: str, value: str, kind: type[FerryError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_source, "BATCH_BYTES", 100_000)
+    execute(target, "CREATE TABLE labs (id integer PRIMARY KEY, analyte text, value numeric(9,3) NOT NULL CONSTRAINT positive CHECK (value >= 0))")
     execute(target, "INSERT INTO labs VALUES (1, 'old', 1)")
     options = {"write_disposition": disposition, **({"primary_key": "id"} if disposition == "merge" else {})}
-    columns = {"id": True, "analyte": True, "value": True}
-    if "1.0 /" in query:
-        query = query.replace("1.0 / (200000 - i)", "(1.0 / (200000 - i))::numeric(9,3)")
     with pytest.raises(kind, match=message) as caught:
-        copy(database, target, query, columns=columns, **options)
+        copy(database, target, f"SELECT i AS id, 'secret' AS analyte, {value} AS value FROM generate_series(2, 60000) i", **options)
     assert "secret" not in str(caught.value)
     assert fetch(target, "SELECT id, analyte, value::text FROM labs") == [(1, "old", "1.000")]
     assert fetch(target, "SELECT (SELECT count(*) FROM _ferry_loads), (SELECT count(*) FROM _dlt_loads)") == [(0, 0)]
-    assert fetch(target, "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid()") == []
+    until(lambda: not fetch(target, "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +287,7 @@ def test_a_copy_that_fails_leaves_the_table_as_it_was(database: str, target: str
         ({"query": "SELECT x FROM nowhere"}, QueryFailed, 'source: .*"nowhere" does not exist'),
         ({"query": "SELECT 1 AS a, 2 AS a"}, SchemaMismatch, "columns 1 and 2 are both named 'a'"),
         ({"query": "SELECT 1"}, None, ""),
-        ({"query": "SELECT 'happy'::mood AS m"}, ConfigurationError, "destination: column 'm': the server does not take 'mood' for a type"),
+        ({"query": "SELECT 'happy'::mood AS m"}, ConfigurationError, "destination: column 'm': the server does not take 'mood' for a type: .*; make it there"),
         ({"table": None}, ConfigurationError, "destination: 'table' is missing"),
         ({"table": "_dlt_loads"}, ConfigurationError, "are dlt's"),
         ({"table": "x" * 64}, ConfigurationError, "64 bytes"),
@@ -341,7 +333,7 @@ def test_roles_without_rights_are_told_which(labs: str, target: str) -> None:
     try:
         with pytest.raises(ResourceError, match="destination: permission denied: the role may not make tables"):
             copy(labs, url)
-        with pytest.raises(QueryFailed, match="source: .*permission denied"):
+        with pytest.raises(QueryFailed, match=r"source: .*permission denied"):
             copy(f"postgresql://narrow:x@{labs.rpartition('@')[2]}", target)
     finally:
         execute(target, "DROP ROLE narrow")
@@ -378,7 +370,7 @@ def test_a_backend_that_dies_is_an_error_of_its_end(database: str, target: str, 
         copy(
             database,
             target,
-            "SELECT i AS id, 'x' AS analyte, 1::numeric(9,3) AS value, pg_sleep(0.0001) IS NULL AS b FROM generate_series(1, 10000000) i",
+            "SELECT i AS id, 'x' AS analyte, 1::numeric(9,3) AS value, FROM generate_series(1, 10000000) i",
             write_disposition="replace",
         )
     killer.result(timeout=30)

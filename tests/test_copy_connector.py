@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ import engine
 from engine import checking
 from engine.control.database import ControlDatabase
 from engine.errors import ConfigurationError, QueryFailed
+from engine.postgres.file_load import Load
 from tests.conftest import _new_database
 from tests.control.platform import KILL, PAUSE, Control, is_paused, told, until
 from tests.postgres.loads import execute, fetch
@@ -124,6 +126,23 @@ def test_an_append_that_is_killed_at_any_point_has_each_row_once_after_a_rerun(c
         assert (result.rows, record["rows_ingested"]) == (ROWS, ROWS)
     assert engine.run_connector(connector).rows == ROWS  # the next one is a run of its own
     assert count(target) == 2 * ROWS
+
+
+@pytest.mark.parametrize("disposition", ["append", "replace"])
+def test_a_signal_while_the_rows_are_committed_comes_too_late(control: Control, target: str, monkeypatch: pytest.MonkeyPatch, disposition: str) -> None:
+    connector, commit = stored(control, target, write_disposition=disposition), Load._commit
+
+    def committed(self: Load, load_id: str) -> None:
+        commit(self, load_id)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+    monkeypatch.setattr(Load, "_commit", committed)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run_connector(connector)
+    assert count(target) == ROWS
+    record = control.records(connector)[0]
+    assert (record["status"], record["rows_ingested"]) == ("success", ROWS)
 
 
 @pytest.mark.parametrize("disposition", ["replace", "merge"])

@@ -106,8 +106,11 @@ def _stopped(stop: Interrupted) -> str:
 
 
 def _leave_now(code: int) -> None:
-    """Wait for no thread that waits for a server: Python would join it at the end, and the first Ctrl-C is the only one that is heard."""
-    if any(thread.name.startswith("ferry-") and not thread.daemon for thread in threading.enumerate()):
+    """Wait for no thread that waits for a server: Python would join it at the end, and the first Ctrl-C is the only one that is heard.
+
+    A thread that nobody joins may be in a library that calls back, which crashes a Python that is ending.
+    """
+    if any(thread.name.startswith("ferry-") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

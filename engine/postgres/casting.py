@@ -38,6 +38,8 @@ from engine.postgres.declared import Declared, stored
 from engine.postgres.ways import Refused, Way, any_true, isolate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.postgres.columns import Column
 
 NULL_IN_NOT_NULL = "NULL in a NOT NULL column"
@@ -155,3 +157,15 @@ def _remedy(kind: Declared, given: pa.DataType) -> str:
     if pa.types.is_timestamp(given) and kind.name.startswith("timestamp"):
         return "a time zone is neither added nor dropped: make the column " + ("timestamp with time zone" if given.tz else "timestamp without time zone")
     return "give the column another type (ALTER TABLE, or 'columns' for a new table), or cast it where the rows are made (in the query, or where the file is written)"
+
+
+def first_rules(casts: Sequence[Cast]) -> dict[int, tuple[int, str]]:
+    """Of each row that the casts of its columns refuse: the first such column, by position, and its rule."""
+    found: dict[int, tuple[int, str]] = {}
+    for at, cast in enumerate(casts):
+        if cast.rules is None:
+            continue
+        rows = pc.indices_nonzero(cast.rules.is_valid())
+        for row, rule in zip(rows.to_pylist(), cast.rules.take(rows).to_pylist(), strict=True):
+            found.setdefault(row, (at, rule))
+    return found

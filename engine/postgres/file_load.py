@@ -40,6 +40,7 @@ class Load:
     Attributes:
         columns: The table's column for each wanted one, in their order. One that is `generated` is not sent.
         notes: What a user should read in the summary.
+        committed: Whether everything that was written is, also where whoever waited for it was interrupted meanwhile.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Load:
         """For `PostgresDestination.open`."""
         self.columns = planned.columns
         self.notes = list(planned.notes)
+        self.committed = False
         self._session = session
         self._folder = folder
         self._wanted = wanted
@@ -106,6 +108,7 @@ class Load:
         if not self._prepared:
             self._prepare()
         self._session.what = f"loading {printable(file.origin)} into {self._options.shown}"
+        self.committed = False
         load_id = self._replacing or new_load_id()
         if self._replacing is None:
             self._session.begin()
@@ -202,7 +205,7 @@ class Load:
     def _commit(self, load_id: str) -> None:
         self._dataset.complete(load_id)
         self._session.commit()
-        self._standing = True
+        self.committed = self._standing = True
 
     def _undo(self) -> None:
         """Take the file's transaction back; one that was interrupted ends with its connection."""

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine import workers
 from engine.errors import LoadFailed, SchemaMismatch
-from engine.postgres.casting import caster
+from engine.postgres.ahead import ahead
+from engine.postgres.casting import caster, first_rules
 from engine.postgres.columns import Column
 from engine.postgres.contract import snake_case
 from engine.postgres.destination import PostgresDestination
@@ -31,7 +30,7 @@ from engine.postgres.session import identifier
 from engine.results import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from engine.postgres.casting import Caster
     from engine.postgres.destination_options import PostgresDestinationOptions
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 BLOCKS_HELD = 4
 """Where the server casts, so many blocks are sent at a time and kept until it has said which of their rows it refuses."""
-_AHEAD = 2  # cast batches that wait while one is being sent
 _SHOWN = 3
 _MOST_BAD = 10_000  # rows that wait to be put aside: then what was sent so far is ended first
 
@@ -98,12 +96,12 @@ class Loader:
         return self._destination.loaded(paths)
 
     def would(self, schema: pa.Schema) -> str:
-        """What `open` would do to the table for typed rows of this schema. Blocking.
-
-        Raises:
-            FerryError: As `open`.
-        """
-        planned = self._destination.plan([one.column for one in _with_own_types(self._wanted(schema), schema)])
+        """What `open` would do to the table for typed rows of this schema. Blocking; raises as `open`."""
+        wanted = _with_own_types(self._wanted(schema), schema)
+        planned = self._destination.plan([one.column for one in wanted])
+        for one, column in zip(wanted, planned.columns, strict=True):
+            if one.source is not None and not column.generated:
+                caster(column, schema.field(one.source).type)  # raises where no way leads
         made = ", ".join(f"{column.name} {column.type}" for column in planned.added)
         if not planned.standing:
             return f"would make {self._options.shown} ({made})"
@@ -129,6 +127,10 @@ class Loader:
 
     def _wanted(self, schema: pa.Schema) -> list[Wanted]:
         """What `columns` says, else every column of the file."""
+        twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+        if twice is not None:
+            at = [i for i, name in enumerate(schema.names, start=1) if name == twice]
+            raise SchemaMismatch(f"columns {at[0]} and {at[1]} are both named {twice!r}; a table has each name once")
         asked = self._options.columns
         if asked is None:
             return [Wanted(Column(name, ""), name) for name in schema.names]
@@ -175,12 +177,18 @@ def _with_own_types(wanted: list[Wanted], schema: pa.Schema) -> list[Wanted]:
 
 
 class OpenLoader:
-    """A table that is ready for files."""
+    """A table that is ready for files (`LoadsRows`)."""
 
     def __init__(self, load: Load, wanted: Sequence[Wanted], options: PostgresDestinationOptions) -> None:
         self._load = load
         self._options = options
+        self._file: FileLoad | None = None
         self._sent = [(one, column) for one, column in zip(wanted, load.columns, strict=True) if not column.generated]
+
+    @property
+    def committed(self) -> tuple[int, int] | None:
+        """Rows loaded and put aside of the last file, once they are committed."""
+        return (self._file.rows, self._file.rejected) if self._file is not None and self._load.committed else None
 
     def load(
         self,
@@ -213,6 +221,7 @@ class OpenLoader:
         with self._load.file(FileIdentity(path, version, size, origin or path, same)) as file:
             if file.earlier is not None:
                 return None
+            self._file = file
             _FileRows(file, self._sent, self._options, rows, on_rows).load()
             return file.rows, file.rejected
 
@@ -247,7 +256,7 @@ class _FileRows:
             by_server = {one.column.name: one.expression(identifier(one.column.name)) for one in self._casters if one.by_server}
             state = _Sending()
             schema = pa.schema([(one.column.name, one.target) for one in self._casters])
-            batches = _ahead(self._batches(blocks, again, state, most=BLOCKS_HELD if by_server else None))
+            batches = ahead(self._batches(blocks, again, state, most=BLOCKS_HELD if by_server else None))
             try:
                 self._file.write(pa.RecordBatchReader.from_batches(schema, batches), by_server, self._refused if by_server else None)
             finally:
@@ -301,7 +310,7 @@ class _FileRows:
             return None
         self._taken += batch.num_rows + len(block.rejects)
         self._bad += [Bad(reject.line, None, reject.rule, reject.raw) for reject in block.rejects]
-        refused = _first_rules([cast.rules for cast in casts])
+        refused = first_rules(casts)
         made = pa.RecordBatch.from_arrays([cast.values for cast in casts], names=[one.column.name for one in self._casters])
         good: pa.Array | None = None
         if refused:
@@ -374,24 +383,3 @@ class _Sending:
     """How a write ended."""
 
     at_end: bool = False
-
-
-def _first_rules(rules: Sequence[pa.Array | None]) -> dict[int, tuple[int, str]]:
-    """Of each refused row the first column that refuses it, and its rule."""
-    found: dict[int, tuple[int, str]] = {}
-    for at, some in enumerate(rules):
-        if some is None:
-            continue
-        rows = pc.indices_nonzero(some.is_valid())
-        for row, rule in zip(rows.to_pylist(), some.take(rows).to_pylist(), strict=True):
-            found.setdefault(row, (at, rule))
-    return found
-
-
-def _ahead(batches: Iterator[pa.RecordBatch]) -> Generator[Any]:
-    """The same, made in another thread while the last one is being sent."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ferry-cast") as thread:
-        coming = deque(thread.submit(next, batches, None) for _ in range(_AHEAD))
-        while (batch := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, batches, None))
-            yield batch

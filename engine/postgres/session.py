@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.libpq import PostgresOptions
 
 CLEANUP_SECONDS = 10.0
-ELSEWHERE_SECONDS = 0.6
+ELSEWHERE_SECONDS = 0.4
 T = TypeVar("T")
 
 

@@ -120,6 +120,7 @@ def missing_tables(fetch: Fetch, schema: str, names: Sequence[str]) -> list[str]
     return [name for name in names if (name,) not in found]
 
 
+_UNDEFINED_OBJECT = "42704"
 _PLAIN = re.compile(r"""(?:[^\W\d]\w*|"(?:[^"]|"")+")(?:[ .](?:[^\W\d]\w*|"(?:[^"]|"")+"))*[ ]*(?:\([\d\s,-]*\))?[\w ]*(?:\[\d*\])*""")
 
 
@@ -169,7 +170,9 @@ def _no_type(result: pq.abc.PGresult, column: str, text: str, options: PostgresO
     if not state:
         return query_failed(options, None)
     reason = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
-    hint = "; serial is an integer with a default: name the type, the table brings the default" if "serial" in text.lower() else ""
+    hint = "; make it there (CREATE TYPE, CREATE EXTENSION), or give the column another type with 'columns'" if state == _UNDEFINED_OBJECT else ""
+    if "serial" in text.lower():
+        hint = "; serial is an integer with a default: name the type, the table brings the default"
     return ConfigurationError(f"column {column!r}: the server does not take {text!r} for a type: {reason} (SQLSTATE {state}){hint}")
 
 

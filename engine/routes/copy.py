@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from engine import workers
 from engine.errors import FerryError, LeaseLost, SchemaMismatch
-from engine.results import FileResult, Progress, RunResult
+from engine.results import FileResult, Progress, RunResult, note_delivered
 from engine.routes.delivery import NullJournal
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.protocols import Journal, LoadedFile, RowBlock, RowDestination, RowReject, RowSource, RowStream
+    from engine.protocols import Journal, LoadedFile, LoadsRows, RowBlock, RowDestination, RowReject, RowSource, RowStream
     from engine.results import FileState, RowsDescription
 
 
@@ -72,17 +72,23 @@ def copy(
 
     Raises:
         FerryError: No row was committed; the message begins with the end that it is about.
+        BaseException: A signal; where it came while the rows were being committed, `engine.results.delivered` tells the result.
 
     Example:
         >>> copy(PostgresSource(options), Loader(target), Mark.single())  # doctest: +SKIP
     """
-    started = time.monotonic()
     run = _Copying(source, destination, mark, on_progress)
     with workers.watching(run.show):
-        table = run.would() if dry_run else run.run(journal or NullJournal())
-    rows = table.rows or 0 if table.state == run.done else 0
-    notes = tuple(dict.fromkeys((*run.notes, *destination.notes)))
-    return RunResult(rows, table.bytes, time.monotonic() - started, run.described.schema, (table,), notes)
+        if dry_run:
+            return run.would()
+        try:
+            return run.run(journal or NullJournal())
+        except FerryError:
+            raise
+        except BaseException as stop:  # a signal while the rows were being committed: what it stopped was delivered
+            if (result := run.committed()) is not None:
+                note_delivered(stop, result)
+            raise
 
 
 @contextlib.contextmanager
@@ -103,23 +109,24 @@ class _Copying:
 
     Attributes:
         described: What the query gives.
-        done: The state of a table that has got the rows.
         notes: What a user should read.
     """
 
     described: RowsDescription
 
     def __init__(self, source: RowSource, destination: RowDestination, mark: Mark, on_progress: Callable[[Progress], None] | None) -> None:
-        self.done: FileState = "replaced" if destination.is_replace else "written"
         self.notes: list[str] = []
+        self._started = time.monotonic()
+        self._done: FileState = "replaced" if destination.is_replace else "written"
         self._source = source
         self._destination = destination
         self._mark = mark
         self._on_progress = on_progress
         self._query: _QueryRows | None = None
+        self._table: LoadsRows | None = None
         self._sent = 0
 
-    def would(self) -> FileResult:
+    def would(self) -> RunResult:
         """What would be done, by the server's own estimate."""
         self._describe()
         with _about("destination"):
@@ -127,43 +134,54 @@ class _Copying:
         estimated = self.described.estimated_rows
         self.notes += [made] if estimated is None else [made, f"about {estimated:,} rows would come from {self.described.where}, by the server's estimate"]
         reported = {} if estimated is None else {"estimated_rows": str(estimated)}
-        return self._table("planned", None, 0, reported)
+        return self._result("planned", None, reported=reported)
 
-    def run(self, journal: Journal) -> FileResult:
+    def run(self, journal: Journal) -> RunResult:
         """Copy, and tell what has become of the table."""
         self._describe()
-        done = self._load()
-        if done is None:
+        self._load()
+        result = self.committed()
+        if result is None:
             return self._committed_before()
-        rows, aside = done
+        workers.call(lambda: journal.record(self._destination.shown, self._done, rows=result.rows))
+        return result
+
+    def committed(self) -> RunResult | None:
+        """What this run has committed; None: nothing."""
+        if self._table is None or self._table.committed is None:
+            return None
+        rows, aside = self._table.committed
         if aside:
             self.notes.append(f"{aside:,} row{'s were' if aside > 1 else ' was'} put aside in the table of rejected rows")
-        workers.call(lambda: journal.record(self._destination.shown, self.done, rows=rows))
-        return self._table(self.done, rows, self._query.bytes_read if self._query else 0)
+        return self._result(self._done, rows)
 
     def _describe(self) -> None:
         with _about("source"):
             self.described = self._source.describe("exact")
         self.notes += self.described.notes
 
-    def _load(self) -> tuple[int, int] | None:
-        """Rows loaded and put aside, committed; None: an earlier run had committed its own."""
+    def _load(self) -> None:
+        """Commit the rows, unless an earlier run has committed its own."""
         schema, mark = self.described.schema, self._mark
-        with _about("destination"), self._destination.open(schema, is_text=False, survey=lambda: ()) as table, contextlib.ExitStack() as stack:
+        with _about("destination"), self._destination.open(schema, is_text=False, survey=lambda: ()) as self._table, contextlib.ExitStack() as stack:
             self._query = _QueryRows(self._source, self.described, stack)
-            return table.load(mark.owner, mark.run, 0, self._query, self._passed, origin=self.described.where, same=mark.reruns)
+            self._table.load(mark.owner, mark.run, 0, self._query, self._passed, origin=self.described.where, same=mark.reruns)
 
-    def _committed_before(self) -> FileResult:
+    def _committed_before(self) -> RunResult:
         marks = workers.call(lambda: self._destination.loaded([self._mark.owner])).get(self._mark.owner, ())
         earlier: LoadedFile = next(one for one in reversed(marks) if one.version in {self._mark.run, *self._mark.reruns})
         self.notes.append(
             f"{earlier.version} of {self._mark.owner} had committed its {earlier.rows:,} rows, though its record does not say so; they count as this run's, and no "
             "row was added again (ferry run ID --redeliver copies once more)"
         )
-        return self._table("already delivered", earlier.rows, 0)
+        return self._result("already delivered", earlier.rows)
 
-    def _table(self, state: FileState, rows: int | None, size: int, reported: dict[str, str] | None = None) -> FileResult:
-        return FileResult(self._destination.shown, size, rows, None, state, reported=reported or {}, source=self.described.where)
+    def _result(self, state: FileState, rows: int | None, *, reported: dict[str, str] | None = None) -> RunResult:
+        is_done = state == self._done
+        size = self._query.bytes_read if self._query is not None and is_done else 0
+        table = FileResult(self._destination.shown, size, rows, None, state, reported=reported or {}, source=self.described.where)
+        notes = tuple(dict.fromkeys((*self.notes, *self._destination.notes)))
+        return RunResult(rows or 0 if is_done else 0, size, time.monotonic() - self._started, self.described.schema, (table,), notes)
 
     def _passed(self, rows: int) -> None:
         self._sent += rows

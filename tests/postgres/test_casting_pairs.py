@@ -403,3 +403,14 @@ HOMES_AS_WRITTEN = {
     "int8[]": "bigint[]",
 }
 """The types' names as `format_type()` writes them."""
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.uint64()], ids=str)
+@pytest.mark.parametrize(
+    ("type_", "fits", "too_large"), [("numeric(4,2)", 99, 100), ("numeric(3)", 120, None), ("numeric(38,30)", 127, None), ("numeric(60,50)", 127, None)]
+)
+def test_integers_go_into_narrow_numerics_by_value_not_by_type(kind: pa.DataType, type_: str, fits: int, too_large: int | None) -> None:
+    cast = caster(Column("v", type_), kind).cast(pa.array([0, fits, too_large], kind))
+    assert [None if value is None else int(value) for value in cast.values.to_pylist()] == [0, fits, None]
+    rules = [None, None, None] if cast.rules is None else cast.rules.to_pylist()
+    assert [rule is None for rule in rules] == [True, True, too_large is None]
