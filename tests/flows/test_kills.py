@@ -58,6 +58,7 @@ def test_a_flow_process_that_is_killed_is_closed_by_the_reap_deployment(prefect:
     assert control.records(connector)[0][1] == "success"
 
 
+@pytest.mark.slow
 def test_a_dead_machine_is_closed_once_a_worker_is_up_again(control: Control, s3_client: Any, tmp_path: Path) -> None:
     """Worker and flow process die at once, as when the power goes: nobody is left to tell Prefect."""
     connector = control.connector("machine", SLOW.format(name="machine"), destination="s3")
@@ -75,6 +76,7 @@ def test_a_dead_machine_is_closed_once_a_worker_is_up_again(control: Control, s3
             until(lambda: not uploads(s3_client, "machine"))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_server_that_is_gone_do_not_keep_a_run_from_ending(control: Control, tmp_path: Path) -> None:
     """The flow process lives on without them, delivers, and ends its record."""
     query = "SELECT i, CASE WHEN i % 100 = 0 THEN pg_sleep(0.02) END AS s FROM generate_series(1, 40000) i /* orphan */"
@@ -91,6 +93,7 @@ def test_a_killed_worker_and_a_server_that_is_gone_do_not_keep_a_run_from_ending
     assert (control.folder / "orphan.csv").read_bytes().count(b"\n") == 40001
 
 
+@pytest.mark.slow
 def test_two_workers_with_a_limit_of_one_run_two_connectors_at_once_and_the_third_waits(control: Control, tmp_path: Path) -> None:
     names = ("first", "second", "third")
     query = "SELECT i, (SELECT count(pg_advisory_xact_lock_shared(4711))) AS l FROM generate_series(1, 50000) i /* {name} */"
@@ -124,6 +127,7 @@ def test_two_workers_with_a_limit_of_one_run_two_connectors_at_once_and_the_thir
     assert [control.records(connector)[0][1] for connector in connectors] == ["success"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
 def test_cancelling_by_the_command_line_of_prefect_cleans_up(prefect: Prefect, control: Control, s3_client: Any) -> None:
     connector = control.connector("cancelled", SLOW.format(name="cancelled"), destination="s3")
