@@ -29,16 +29,21 @@ COLUMNS = {
 PIECE = 1 << 20
 
 
+def made(server: Postgres, scale: float) -> str:
+    """The URL of the database for tables of that scale; made now if it is not there."""
+    name = f"tpch_{scale:g}".replace(".", "_")
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return server.url_of(name)
+
+
 def database(server: Postgres, scale: float) -> str:
     """The URL of a database whose `lineitem` is of that scale (1: 6,001,215 rows), filled now if it is not there.
 
     Table and rows come in one transaction, so the table's existence says that it is complete.
     """
-    name = f"tpch_{scale:g}".replace(".", "_")
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    url = server.url_of(name)
+    url = made(server, scale)
     with psycopg.connect(url) as connection:
         if connection.execute("SELECT to_regclass('lineitem')").fetchone() == (None,):
             connection.execute(table("lineitem", "NOT NULL"))
@@ -79,10 +84,10 @@ def file(folder: Path, scale: float, suffix: str) -> Path:
     return unfinished.rename(path)
 
 
-def rows(url: str) -> int:
-    """How many there are."""
+def rows(url: str, name: str = "lineitem") -> int:
+    """How many a table has."""
     with psycopg.connect(url) as connection:
-        found = connection.execute("SELECT count(*) FROM lineitem").fetchone()
+        found = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(name))).fetchone()
     return int(found[0]) if found else 0
 
 

