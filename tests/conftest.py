@@ -15,6 +15,7 @@ import pytest
 
 from engine import embedded
 from tests.control.platform import Control
+from tests.effort import THOROUGH
 from tests.stores import sftp_servers
 
 if TYPE_CHECKING:
@@ -161,14 +162,18 @@ def system_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedd
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `system` need root or installed programs: they run where FERRY_SYSTEM_TESTS says so, and fail there if something is missing."""
+    """Tests marked `system` need root or installed programs: they run where FERRY_SYSTEM_TESTS says so, and fail there if something is missing.
+
+    Those marked `slow` run where FERRY_SLOW_TESTS says so; both do in CI.
+    """
     del config
-    if os.environ.get("FERRY_SYSTEM_TESTS") == "1":
-        return
-    not_run = pytest.mark.skip(reason="needs root or installed programs; FERRY_SYSTEM_TESTS=1 runs it")
+    not_run = {} if THOROUGH else {"slow": pytest.mark.skip(reason="takes long; FERRY_SLOW_TESTS=1 runs it")}
+    if os.environ.get("FERRY_SYSTEM_TESTS") != "1":
+        not_run["system"] = pytest.mark.skip(reason="needs root or installed programs; FERRY_SYSTEM_TESTS=1 runs it")
     for item in items:
-        if item.get_closest_marker("system"):
-            item.add_marker(not_run)
+        for name, skipped in not_run.items():
+            if item.get_closest_marker(name):
+                item.add_marker(skipped)
 
 
 @pytest.fixture

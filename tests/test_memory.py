@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.effort import slow
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,8 +31,8 @@ def peak_mb(arguments: list[str]) -> float:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@pytest.mark.parametrize("place", ["folder", "s3"])
-@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 150)], ids=["narrow", "wide"])
+@pytest.mark.parametrize("place", [slow("folder"), "s3"])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), slow(WIDE, 150)], ids=["narrow", "wide"])
 def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, place: str, query: str, rows: int, request: pytest.FixtureRequest) -> None:
     options: dict[str, Any] = dict(request.getfixturevalue("s3_options")) if place == "s3" else {}
     bucket = options.pop("bucket", "")

@@ -161,7 +161,8 @@ class _Moves:
 
     def _work(self, step: Step) -> FileResult:
         try:
-            result = self._deliver(step)
+            with workers.watching(self._still_wanted):  # for what a store does without passing bytes through here: reading back
+                result = self._deliver(step)
         except (_StoppedError, LeaseLost):
             raise
         except FileChanged as changed:

@@ -12,6 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
+from engine import workers
 from engine.errors import ConfigurationError, IntegrityError, TransferFailed
 from engine.results import Receipt, reaches
 from engine.stores.local_errors import translated, translating
@@ -227,6 +228,7 @@ class LocalWriter:
 def _digest_of(descriptor: int) -> Any:
     digest = hashlib.sha256()
     while data := os.read(descriptor, PIECE_BYTES):
+        workers.still_wanted()
         digest.update(data)
     return digest
 

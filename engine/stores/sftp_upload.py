@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import paramiko
 from paramiko.sftp import SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLAG_READ, SFTP_FLAG_WRITE
 
+from engine import workers
 from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
 from engine.results import Receipt, reaches
 from engine.stores.sftp_errors import FAILURES, FLUSH_SECONDS, NO_SUCH_FILE, UNSUPPORTED, StatusError, translating
@@ -284,6 +285,7 @@ class SftpWriter:
         handle = session.open_file(self._temporary, SFTP_FLAG_READ)
         back, digest = ReadAhead(session, handle, 0, self.size + 1), hashlib.sha256()  # one more than there should be
         while data := back.read(session.read_chunk):
+            workers.still_wanted()
             digest.update(data)
         back.drain()
         session.close_file(handle)

@@ -173,6 +173,7 @@ def _make(folder: Path, names: list[str]) -> None:
         (folder / name.rpartition("/")[2]).write_bytes(b"x")
 
 
+@pytest.mark.slow
 def test_more_than_ten_thousand_files_are_listed_once_each_and_in_order(store: Any, filled: list[str]) -> None:
     assert [file.path for file in store.list("**/*")] == filled
     assert next(iter(store.list("many/*"))).path == filled[0]

@@ -18,6 +18,7 @@ from engine.errors import SchemaMismatch
 from engine.postgres.casting import caster
 from engine.postgres.casting_typed import plain_form
 from engine.postgres.columns import Column
+from tests.effort import examples
 from tests.postgres.loading import column_of, difference, load, query, table
 
 UUID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
@@ -183,6 +184,7 @@ HOMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sql_type", TYPES)
 def test_a_pair_is_exact_or_refused(database: str, sql_type: str) -> None:
     table(database, "loaded", sql_type)
@@ -265,7 +267,7 @@ def test_types_without_a_way_are_refused_with_a_remedy(sql_type: str, kind: pa.D
         caster(Column("v", sql_type), kind)
 
 
-LINKED = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LINKED = settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def many(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:

@@ -20,6 +20,7 @@ import pytest
 
 from engine import workers
 from engine.errors import LoadFailed
+from tests.effort import slow
 from tests.postgres.loads import IDS, destination, execute, fetch, file, load, people
 
 if TYPE_CHECKING:
@@ -162,8 +163,8 @@ for step in sys.stdin:
 STEPS = ("begin", "made", "claimed", "sent", "counted", "noted", "committing", "committed")
 
 
-@pytest.mark.parametrize("disposition", ["append", "merge", "replace"])
-@pytest.mark.parametrize("standing", [False, True])
+@pytest.mark.parametrize("disposition", ["append", slow("merge"), slow("replace")])
+@pytest.mark.parametrize("standing", [slow(False), True])
 def test_sigkill_anywhere_leaves_all_of_a_file_or_nothing_and_a_rerun_ends_with_each_row_once(database: str, disposition: str, standing: bool) -> None:
     """Each step in a process of its own, forked by one that has imported everything; the ledger and the rows agree after each, and the last run completes."""
     if standing:

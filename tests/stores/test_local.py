@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engine import workers
 from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError, ResourceError
 from engine.stores import local_writer
 from engine.stores.local import FolderOptions, LocalStore
@@ -362,3 +363,14 @@ def test_many_renames_in_one_folder_share_syncs_and_a_failed_one_is_nobody_elses
     assert outcomes.count("failed") == 1
     assert outcomes.count("written") == 15
     assert begun[0] < 16
+
+
+def test_reading_back_ends_at_once_when_the_work_is_not_wanted_any_more(tmp_path: Path) -> None:
+    def stopped() -> None:
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"), store_in(tmp_path).open_write("file", verify="read-back") as writer:
+        writer.write(b"x" * 1000)
+        with workers.watching(stopped):
+            writer.finish()
+    assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 import pytest
 
+from engine import workers
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, OutcomeUnknown, PartlyFailed, ResourceError, TransferFailed
 from engine.routes.transfer import transfer
 from engine.routes.transfer_plan import Orders
@@ -718,3 +719,14 @@ def test_a_real_agent_and_hashed_known_hosts_of_openssh(openssh_server: SftpServ
             assert store.stat("nothing") is None
     finally:
         os.kill(number, 15)
+
+
+def test_reading_back_ends_at_once_when_the_work_is_not_wanted_any_more(server: Server, store: SftpStore) -> None:
+    def stopped() -> None:
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"), store.open_write("file", verify="read-back") as writer:
+        writer.write(DATA)
+        with workers.watching(stopped):
+            writer.finish()
+    assert list(server.root.iterdir()) == []
