@@ -20,6 +20,7 @@ from engine.errors import ConfigurationError, ConnectionFailed, FerryError, Load
 from engine.postgres import source as postgres_source
 from tests.conftest import _new_database
 from tests.control.platform import until
+from tests.effort import examples, slow
 from tests.postgres.cases import CASES, TYPES_OF_OURS
 from tests.postgres.loads import execute, fetch, types
 from tests.test_memory import FERRY, peak_mb
@@ -104,7 +105,7 @@ def test_odd_values_far_behind_plain_ones_arrive_as_they_are(matrix: tuple[str, 
     assert texts(target, "TABLE wide") == texts(source, query)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(
@@ -208,7 +209,7 @@ def test_no_rows_make_the_table_all_the_same(labs: str, target: str) -> None:
 )
 def test_a_query_may_read_the_table_that_it_goes_into(labs: str, query: str, disposition: str, expected: tuple[int, ...]) -> None:
     before = texts(labs, query)
-    key = {"primary_key": "id"} if disposition == "merge" else {}
+    key: dict[str, Any] = {"primary_key": "id"} if disposition == "merge" else {}
     engine.copy(query, labs, database=labs, table="labs", write_disposition=disposition, **key)
     assert fetch(labs, "SELECT count(*), min(id), max(id) FROM labs") == [expected]
     if disposition == "replace":
@@ -253,7 +254,7 @@ def test_names_go_exactly_or_as_dlt_writes_them(database: str, target: str) -> N
 # --- what goes wrong ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("disposition", ["append", "replace", "merge"])
+@pytest.mark.parametrize("disposition", [slow("append"), "replace", slow("merge")])
 @pytest.mark.parametrize(
     ("value", "kind", "message"),
     [
@@ -270,7 +271,7 @@ def test_a_copy_that_fails_leaves_the_table_as_it_was(
     monkeypatch.setattr(postgres_source, "BATCH_BYTES", 100_000)
     execute(target, "CREATE TABLE labs (id integer PRIMARY KEY, analyte text, value numeric(9,3) NOT NULL CONSTRAINT positive CHECK (value >= 0))")
     execute(target, "INSERT INTO labs VALUES (1, 'old', 1)")
-    options = {"write_disposition": disposition, **({"primary_key": "id"} if disposition == "merge" else {})}
+    options: dict[str, Any] = {"write_disposition": disposition, **({"primary_key": "id"} if disposition == "merge" else {})}
     with pytest.raises(kind, match=message) as caught:
         copy(database, target, f"SELECT i AS id, 'secret' AS analyte, {value} AS value FROM generate_series(2, 60000) i", **options)
     assert "secret" not in str(caught.value)
@@ -370,7 +371,7 @@ def test_a_backend_that_dies_is_an_error_of_its_end(database: str, target: str, 
         copy(
             database,
             target,
-            "SELECT i AS id, 'x' AS analyte, 1::numeric(9,3) AS value, FROM generate_series(1, 10000000) i",
+            "SELECT i AS id, 'x' AS analyte, 1::numeric(9,3) AS value FROM generate_series(1, 10000000) i",
             write_disposition="replace",
         )
     killer.result(timeout=30)

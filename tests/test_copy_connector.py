@@ -16,6 +16,7 @@ from engine.errors import ConfigurationError, QueryFailed
 from engine.postgres.file_load import Load
 from tests.conftest import _new_database
 from tests.control.platform import KILL, PAUSE, Control, is_paused, told, until
+from tests.effort import slow
 from tests.postgres.loads import execute, fetch
 from tests.test_reaper import at
 
@@ -61,7 +62,7 @@ def test_a_connector_copies_and_its_record_counts_rows(control: Control, target:
 
 
 def test_the_table_is_named_after_the_connector_and_keys_of_other_routes_have_no_effect(control: Control, target: str) -> None:
-    destination = {"table": None, "delimiter": ";", "on_changed_file": "fail", "if_exists": "skip", "delete_source": True}
+    destination: dict[str, Any] = {"table": None, "delimiter": ";", "on_changed_file": "fail", "if_exists": "skip", "delete_source": True}
     assert engine.run_connector(stored(control, target, **destination)).rows == ROWS
     assert fetch(target, "SELECT count(*) FROM lab") == [(ROWS,)]
 
@@ -107,7 +108,10 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("point", POINTS)
+QUICK = ("with all rows sent", "after the commit, before its note", "before the record is ended")
+
+
+@pytest.mark.parametrize("point", [point if point in QUICK else slow(point) for point in POINTS])
 def test_an_append_that_is_killed_at_any_point_has_each_row_once_after_a_rerun(control: Control, target: str, point: str) -> None:
     code, rows_then = POINTS[point]
     connector = stored(control, target)
@@ -128,7 +132,7 @@ def test_an_append_that_is_killed_at_any_point_has_each_row_once_after_a_rerun(c
     assert count(target) == 2 * ROWS
 
 
-@pytest.mark.parametrize("disposition", ["append", "replace"])
+@pytest.mark.parametrize("disposition", ["append", slow("replace")])
 def test_a_signal_while_the_rows_are_committed_comes_too_late(control: Control, target: str, monkeypatch: pytest.MonkeyPatch, disposition: str) -> None:
     connector, commit = stored(control, target, write_disposition=disposition), Load._commit
 
@@ -145,7 +149,7 @@ def test_a_signal_while_the_rows_are_committed_comes_too_late(control: Control, 
     assert (record["status"], record["rows_ingested"]) == ("success", ROWS)
 
 
-@pytest.mark.parametrize("disposition", ["replace", "merge"])
+@pytest.mark.parametrize("disposition", ["replace", slow("merge")])
 def test_other_dispositions_copy_again_after_a_kill(control: Control, target: str, disposition: str) -> None:
     connector = stored(control, target, write_disposition=disposition, primary_key="id")
     assert control.process(connector, at("engine.control.runs", "update_run_record")).wait(timeout=60) == -signal.SIGKILL

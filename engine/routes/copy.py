@@ -12,7 +12,7 @@ import contextlib
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from engine import workers
 from engine.errors import FerryError, LeaseLost, SchemaMismatch
@@ -117,7 +117,7 @@ class _Copying:
     def __init__(self, source: RowSource, destination: RowDestination, mark: Mark, on_progress: Callable[[Progress], None] | None) -> None:
         self.notes: list[str] = []
         self._started = time.monotonic()
-        self._done: FileState = "replaced" if destination.is_replace else "written"
+        self._done: Literal["written", "replaced"] = "replaced" if destination.is_replace else "written"
         self._source = source
         self._destination = destination
         self._mark = mark
