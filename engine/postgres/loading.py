@@ -218,7 +218,7 @@ class OpenLoader:
         Raises:
             LoadFailed: A row that cannot be loaded (named by line, column and rule), or the database refused.
         """
-        with self._load.file(FileIdentity(path, version, size, origin or path, same)) as file:
+        with self._load.file(FileIdentity(path, version, size, origin=origin or path, same=same)) as file:
             if file.earlier is not None:
                 return None
             self._file = file
