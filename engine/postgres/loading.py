@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from engine import workers
-from engine.errors import LoadFailed, SchemaMismatch
+from engine.errors import IntegrityError, LoadFailed, SchemaMismatch
 from engine.postgres.ahead import ahead
 from engine.postgres.casting import caster, first_rules
 from engine.postgres.columns import Column
@@ -266,6 +266,9 @@ class _FileRows:
             self._put_aside()
             done = state.at_end
         self._check_limit(at_end=True)
+        counted = self._file.rows + self._file.rejected
+        if counted != self._taken:
+            raise IntegrityError(f"{printable(self._file.file.origin)}: {self._taken:,} rows came, but {counted:,} went on; nothing of it was committed")
 
     def _caster(self, wanted: Wanted, column: Column, *, by_server: bool = False) -> Caster:
         given = self._rows.schema.field(wanted.source).type if wanted.source is not None else self._fixed[wanted.column.name].type
