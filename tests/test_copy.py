@@ -142,6 +142,35 @@ def test_text_settings_of_either_database_change_nothing(postgres: embedded.Post
     assert texts(target, "TABLE t") == texts(source, query)
 
 
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        ("0.1::numeric", "float8"),
+        ("0.1::numeric(10,2)", "real"),
+        ("ARRAY[0.1]::numeric[]", "float8[]"),
+        ("1.005::numeric", "numeric(5,2)"),
+        ("1.5::numeric", "integer"),
+        ("timestamptz '2024-01-31 10:00+02'", "timestamp"),
+        ("timestamp '2024-01-31 10:00'", "timestamptz"),
+        ("timestamp '2024-01-31 10:00'", "date"),
+        ("date '2024-01-31'", "timestamptz"),
+        ("timestamp '2024-01-31 10:00:00.123456'", "timestamp(3)"),
+        ("timetz '10:00+02'", "time"),
+        ("time '10:00'", "timetz"),
+        ("'abcd'::text", "varchar(3)"),
+        ("70000", "smallint"),
+        ("0.1::float8", "real"),
+        ("0.1::float8", "numeric"),
+        (r"'\x00'::bytea", "text"),
+    ],
+)
+def test_a_value_that_would_change_in_the_tables_type_is_refused(labs: str, target: str, value: str, type_: str) -> None:
+    execute(target, f"CREATE TABLE labs (v {type_})")
+    with pytest.raises((SchemaMismatch, LoadFailed), match=r"^destination: .*column 'v'"):
+        copy(labs, target, f"SELECT {value} AS v")
+    assert count(target) == 0
+
+
 # --- dispositions ---------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ from engine.postgres.casting_pairs import way_of
 from engine.postgres.casting_server import cast_expression
 from engine.postgres.casting_text import FLOATS, INTEGERS, from_text
 from engine.postgres.declared import Declared, stored
+from engine.postgres.plan import FIELD_TYPE_KEY
 from engine.postgres.ways import Refused, Way, any_true, isolate
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def caster(column: Column, given: pa.DataType, *, by_server: bool = False) -> Ca
     kind = stored(column)
     way = way_of(kind, given, by_server=by_server, enum=column.base == "enum")
     if way is None:
-        raise SchemaMismatch(f"column {column.name!r}: {given} does not go into {column.type} without a change of values; {_remedy(kind, given)}")
+        raise _no_way(column, given, _remedy(kind, given))
     plain = _plain(kind, given) if not way.by_server else None
     return Caster(
         column=column,
@@ -144,6 +145,26 @@ def caster(column: Column, given: pa.DataType, *, by_server: bool = False) -> Ca
         _way=way,
         _parsed=way_of(kind, plain) if plain else None,
     )
+
+
+def check_way(column: Column, field: pa.Field) -> None:
+    """Refuse a column of typed rows before one of them is read.
+
+    Args:
+        column: Of the table.
+        field: What arrives. A numeric without precision comes as text, and its metadata says so: it is no double, as a decimal is none.
+
+    Raises:
+        SchemaMismatch: As `caster`.
+    """
+    caster(column, field.type)
+    written = (field.metadata or {}).get(FIELD_TYPE_KEY, b"").decode(errors="replace")
+    if written.startswith("numeric") and stored(column).name in FLOATS:
+        raise _no_way(column, written, "cast it where the rows are made (in the query, or where the file is written)")
+
+
+def _no_way(column: Column, given: object, remedy: str) -> SchemaMismatch:
+    return SchemaMismatch(f"column {column.name!r}: {given} does not go into {column.type} without a change of values; {remedy}")
 
 
 def _plain(kind: Declared, given: pa.DataType) -> pa.DataType | None:

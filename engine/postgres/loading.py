@@ -19,7 +19,7 @@ import pyarrow as pa
 from engine import workers
 from engine.errors import IntegrityError, LoadFailed, SchemaMismatch
 from engine.postgres.ahead import ahead
-from engine.postgres.casting import caster, first_rules
+from engine.postgres.casting import caster, check_way, first_rules
 from engine.postgres.columns import Column
 from engine.postgres.contract import snake_case
 from engine.postgres.destination import PostgresDestination
@@ -99,9 +99,7 @@ class Loader:
         """What `open` would do to the table for typed rows of this schema. Blocking; raises as `open`."""
         wanted = _with_own_types(self._wanted(schema), schema)
         planned = self._destination.plan([one.column for one in wanted])
-        for one, column in zip(wanted, planned.columns, strict=True):
-            if one.source is not None and not column.generated:
-                caster(column, schema.field(one.source).type)  # raises where no way leads
+        _check_ways(wanted, planned.columns, schema)
         made = ", ".join(f"{column.name} {column.type}" for column in planned.added)
         if not planned.standing:
             return f"would make {self._options.shown} ({made})"
@@ -122,6 +120,8 @@ class Loader:
         wanted = self._wanted(schema)
         wanted = self._with_types(wanted, survey) if is_text else _with_own_types(wanted, schema)
         with self._destination.open([one.column for one in wanted]) as load:
+            if not is_text:
+                _check_ways(wanted, load.columns, schema)
             yield OpenLoader(load, wanted, self._options)
         self.notes += [note for note in load.notes if note not in self.notes]
 
@@ -174,6 +174,12 @@ def _with_own_types(wanted: list[Wanted], schema: pa.Schema) -> list[Wanted]:
     named = [one.source for one in wanted if one.source is not None and not one.column.type]
     own = {column.name: column.type for column in columns_of(pa.schema([schema.field(name) for name in named]))}
     return [replace(one, column=replace(one.column, type=one.column.type or own.get(str(one.source), ""))) for one in wanted]
+
+
+def _check_ways(wanted: Sequence[Wanted], columns: Sequence[Column], schema: pa.Schema) -> None:
+    for one, column in zip(wanted, columns, strict=True):
+        if one.source is not None and not column.generated:
+            check_way(column, schema.field(one.source))
 
 
 class OpenLoader:
