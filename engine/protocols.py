@@ -87,6 +87,7 @@ class RowFile(Protocol):
     """A file of rows that is open."""
 
     schema: pa.Schema  # all text where the file has no types
+    unit: str  # what records are counted by: "line", "row"
 
     @property
     def bytes_read(self) -> int:

@@ -78,6 +78,8 @@ def _naming(where: str) -> Iterator[None]:
 
 
 class _CsvFile:
+    unit = "line"
+
     def __init__(self, reader: CsvReader, body: _Counted, where: str) -> None:
         self.schema = pa.schema([(name, pa.string()) for name in reader.names])
         self._reader = reader
@@ -94,6 +96,8 @@ class _CsvFile:
 
 
 class _ParquetFile:
+    unit = "row"
+
     def __init__(self, reader: ParquetReader, body: _Ranges) -> None:
         self.schema = reader.schema
         self._reader = reader

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.errors import SchemaMismatch
+from engine.errors import ConfigurationError, SchemaMismatch
 from engine.postgres.table import MOST_BYTES, check_name
 
 if TYPE_CHECKING:
@@ -87,7 +87,19 @@ def _check_names(wanted: Sequence[Column]) -> None:
         raise SchemaMismatch("the file has no columns")
     names = [column.name for column in wanted]
     for name in names:
-        check_name("column", name)
+        try:
+            check_name("column", name)
+        except ConfigurationError as error:
+            raise SchemaMismatch(str(error)) from None  # of this file: others may be sound
+    check_twice(names)
+
+
+def check_twice(names: Sequence[str]) -> None:
+    """Refuse columns of one name.
+
+    Raises:
+        SchemaMismatch: There are; names their positions.
+    """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SchemaMismatch(

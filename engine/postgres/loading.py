@@ -22,7 +22,7 @@ from engine import workers
 from engine.errors import LoadFailed, SchemaMismatch
 from engine.postgres.casting import caster
 from engine.postgres.columns import Column
-from engine.postgres.contract import check_number, snake_case
+from engine.postgres.contract import check_number, check_twice, snake_case
 from engine.postgres.destination import PostgresDestination
 from engine.postgres.destination_options import LOADED_AT, SOURCE_FILE
 from engine.postgres.inference import Inference, columns_of
@@ -118,6 +118,7 @@ class Loader:
 
     def _wanted(self, schema: pa.Schema) -> list[Wanted]:
         """What `columns` says, else every column of the file."""
+        check_twice(schema.names)
         asked = self._options.columns
         if asked is None:
             return [Wanted(Column(name, ""), name) for name in schema.names]
@@ -329,7 +330,7 @@ class _FileRows:
 
     def _told(self, bad: Bad) -> str:
         column = f", column {bad.column!r}" if bad.column is not None else ""
-        return f"{printable(self._file.file.path)}: line {bad.line:,}{column}: {bad.rule}"
+        return f"{printable(self._file.file.path)}: {self._rows.unit} {bad.line:,}{column}: {bad.rule}"
 
     def _put_aside(self) -> None:
         bad, self._bad = self._bad, []

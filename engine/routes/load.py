@@ -359,7 +359,7 @@ def _texts(rows: RowFile, url: str) -> Iterator[pa.RecordBatch]:
         first = first or next(iter(block.rejects), None)
         yield batch
     if first is not None and not count:
-        raise LoadFailed(f"{url}: line {first.line:,}: {first.rule}; the file has no row that could be loaded")
+        raise LoadFailed(f"{url}: {rows.unit} {first.line:,}: {first.rule}; the file has no row that could be loaded")
 
 
 def _written(file: FileInfo) -> str:
