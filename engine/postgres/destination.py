@@ -16,8 +16,9 @@ import psycopg
 from engine import workers
 from engine.errors import ConfigurationError, ResourceError
 from engine.libpq import connect, is_encrypted, query_failed
+from engine.postgres.bookkeeping import BOOKKEEPING
 from engine.postgres.contract import Plan, plan
-from engine.postgres.file_load import BOOKKEEPING, Load
+from engine.postgres.file_load import Load
 from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger, ledger_text
 from engine.postgres.rejected import rejected_name
 from engine.postgres.scratch import scratch, sweep
@@ -113,8 +114,11 @@ class PostgresDestination:
         with scratch() as folder, Session(self._options, f"loading into {self._options.shown}") as session:
             load = Load(session, wanted, planned, self._options, folder=folder, run=self._run)
             load.notes += notes
-            yield load
-            load.finish()
+            try:
+                yield load
+                load.finish()
+            finally:
+                load.leave()
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[psycopg.Connection[Any]]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from engine.errors import FerryError, LoadFailed
+from engine.postgres.bookkeeping import BOOKKEEPING, Bookkeeping
 from engine.postgres.contract import FILLED_BY_DLT, plan
 from engine.postgres.destination_options import SOURCE_FILE
-from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger, lock_key
+from engine.postgres.load_ledger import LoadLedger, lock_key
 from engine.postgres.rejected import Rejected
 from engine.postgres.session import identifier, literal
 from engine.postgres.staging import Staging, merge
-from engine.postgres.table import missing_tables, read_table
+from engine.postgres.table import read_table
 from engine.results import printable
 
 if TYPE_CHECKING:
@@ -26,13 +27,10 @@ if TYPE_CHECKING:
     from engine.postgres.contract import Plan
     from engine.postgres.dataset import Dataset
     from engine.postgres.destination_options import PostgresDestinationOptions
-    from engine.postgres.load_ledger import FileIdentity
+    from engine.postgres.load_ledger import FileIdentity, Loaded
     from engine.postgres.session import Session
     from engine.postgres.staging import Refused
     from engine.postgres.table import Table
-
-BOOKKEEPING = ("_dlt_version", "_dlt_loads", LEDGER)
-"""Tables beside those that are loaded."""
 
 
 class Load:
@@ -56,10 +54,11 @@ class Load:
         self._options = options
         self._run = run
         self._ledger = LoadLedger(options.table_schema, options.table)
+        self._bookkeeping = Bookkeeping(session, options.table_schema, self._ledger, self._make_bookkeeping)
         self._rejected = Rejected(options.table_schema, options.table)
         self._target = identifier(options.table_schema, options.table)
         self._synchronised = False  # whether dlt has made or described the table
-        self._standing = False  # whether that, and what stands beside the table, is committed
+        self._standing = False  # whether that is committed
         self._alters = False  # whether a table that stood before gets new columns
         self._staged: list[FileLoad] = []  # of a replace that does
         self._replacing: str | None = None  # the load id of the one transaction of a replace
@@ -95,6 +94,13 @@ class Load:
         self._session.what = f"replacing {self._options.shown}"
         self._session.call(lambda: self._commit(load_id, self._staged))
 
+    def leave(self) -> None:
+        """Leave the database as it was, if nothing was loaded; one that was interrupted leaves empty tables beside it."""
+        if not self._standing and self._session.settle():
+            self._session.what = f"loading into {self._options.shown}"
+            with contextlib.suppress(FerryError):
+                self._session.call(self._bookkeeping.take_back)
+
     # What follows runs in worker threads.
 
     @functools.cached_property
@@ -103,6 +109,9 @@ class Load:
 
         return Dataset(self._session, schema=self._options.table_schema, table=self._options.table, folder=self._folder)
 
+    def _make_bookkeeping(self) -> None:
+        self._dataset.sync()
+
     def _begin(self, file: FileIdentity) -> FileLoad:
         from engine.postgres.dataset import new_load_id
 
@@ -110,7 +119,8 @@ class Load:
         if self._replacing is None:
             self._session.begin()
             if not self._standing:
-                self._prepare()
+                self._session.what = f"making the tables {', '.join(BOOKKEEPING)} in schema {self._options.table_schema}"
+                self._bookkeeping.ensure()
                 self._make_table()
         self._session.what = f"loading {printable(file.path)} into {self._options.shown}"
         if self._replacing is None and self._options.write_disposition == "replace":
@@ -120,21 +130,6 @@ class Load:
         if earlier is None and not self._ledger.claim(self._session, file, load_id, self._run):
             raise LoadFailed(f"{printable(file.path)} is loaded twice in one load into {self._options.shown}")
         return FileLoad(self._session, self._options, self._plan, file, load_id, earlier, self._rejected, alters=self._alters)
-
-    def _prepare(self) -> None:
-        """Make what stands beside the table, once for all tables of the schema; committed with the first file, so that one that fails leaves nothing."""
-        schema, session = self._options.table_schema, self._session
-        session.what = f"making the tables {', '.join(BOOKKEEPING)} in schema {schema}"
-        if self._missing():
-            session.execute(f"SELECT pg_advisory_xact_lock({lock_key(schema)})")
-            missing = self._missing()
-            if missing:
-                self._dataset.sync()
-            if LEDGER in missing:
-                self._ledger.create(session)
-
-    def _missing(self) -> list[str]:
-        return missing_tables(self._session.fetch, self._options.table_schema, BOOKKEEPING)
 
     def _make_table(self) -> None:
         """Look at the table again, and have dlt make one that is not there, under a lock that others who would do so wait for."""

@@ -11,7 +11,8 @@ LOAD = "engine.postgres.file_load.Load"
 ROWS = (
     Point("with the files listed", at("engine.routes.load", "chosen", after=True)),
     Point("with the private folder made", at("engine.postgres.destination", "scratch", after=True)),
-    Point("before the bookkeeping is made", at(LOAD, "_prepare")),
+    Point("before the bookkeeping is made", at("engine.postgres.bookkeeping.Bookkeeping", "ensure")),
+    Point("with the bookkeeping made", at("engine.postgres.bookkeeping.Bookkeeping", "ensure", after=True)),
     Point("with the table planned or made", at(LOAD, "_make_table", after=True)),
     Point("with the first file claimed", at("engine.postgres.load_ledger.LoadLedger", "claim", after=True)),
     Point("with the second file claimed", nth(2, "engine.postgres.load_ledger.LoadLedger", "claim", after=True)),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import FerryError
+from engine.postgres.bookkeeping import BOOKKEEPING
 from tests.control.platform import ROOT, until
 from tests.postgres.loads import execute, fetch
 
@@ -31,7 +32,6 @@ BLOCK = "from engine.formats import csv_blocks\ncsv_blocks.BLOCK = 100_000\n"
 """So that the larger file has several blocks."""
 SECONDS = 90.0
 MOST_RUNS = 4
-BOOKKEEPING = {"_dlt_loads", "_dlt_version", "_ferry_loads"}
 
 
 @dataclass
