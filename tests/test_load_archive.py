@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,9 @@ import pytest
 import engine
 from engine.errors import ConfigurationError, PartlyFailed
 from engine.routes.archive import Archive
-from engine.stores import local_move
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
+from engine.stores.temporary import new_token, temporary_name
 from tests.conformance.test_stores import get, put
 from tests.postgres.loads import fetch
 from tests.test_load import rows
@@ -133,12 +134,23 @@ def test_a_copy_that_stands_there_is_the_file_and_one_of_other_bytes_is_not(tmp_
     assert list(source.list("**/*")) == []
 
 
-def test_a_system_that_cannot_link_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_disk_gets_a_copy_and_what_a_kill_left_of_one_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, store = (LocalStore(FolderOptions(path=str(tmp_path / name))) for name in ("in", "done"))
     put(source, "a.csv", A)
-    monkeypatch.setattr(local_move, "move", lambda *_: False)
+    for left in ("a.csv", "b.csv"):
+        put(store, "x", b"half")
+        (tmp_path / "done" / "x").rename(tmp_path / "done" / temporary_name(left, new_token()))
+
+    link = os.link
+
+    def other_disk(old: str, new: str) -> None:
+        if old.startswith(f"{tmp_path}/in/"):
+            raise OSError(errno.EXDEV, "cross-device link")
+        link(old, new)
+
+    monkeypatch.setattr(os, "link", other_disk)
     archived(source, store, "a.csv")
-    assert names(tmp_path) == ["done/a.csv"]
+    assert [name.partition(".csv")[0] for name in names(tmp_path)] == ["done/.b", "done/a"]
 
 
 def test_of_a_link_the_file_is_archived_and_the_link_goes(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_each_file_is_opened_once(database: str, tmp_path: Path, monkeypatch: py
     for i in range(5):
         (tmp_path / f"{i}.csv").write_text(f"id,name\n{i},a\n")
     opened: list[str] = []
-    layout = route._Loading.__init__  # type: ignore[misc]
+    layout = route._Loading.__init__
 
     def watched(self: Any, source: Any, layout_: Any, *more: Any) -> None:
         true = layout_.open

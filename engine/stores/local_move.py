@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING
 from engine.errors import ConfigurationError
 from engine.stores.local_errors import translating
 from engine.stores.local_writer import make_folders, sync_folders
+from engine.stores.temporary import temporary_name, token_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
+
+
+def _sweep(place: str) -> None:
+    """Remove what killed runs left of copies to this place, which are made where nothing can be linked."""
+    folder, _, name = place.rpartition("/")
+    for entry in os.listdir(folder or "/"):  # noqa: PTH208 - as below
+        token = token_of(entry)
+        if token is not None and temporary_name(name, token) == entry:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{folder}/{entry}")  # noqa: PTH108 - as below
 
 
 def move(old: str, new: str, check: Callable[[os.stat_result], None]) -> bool:
@@ -40,6 +51,7 @@ def move(old: str, new: str, check: Callable[[os.stat_result], None]) -> bool:
         except OSError as error:
             if error.errno not in _CANNOT_LINK:
                 raise
+            _sweep(new)
             return False
         try:
             check(os.stat(new))  # noqa: PTH116 - as above

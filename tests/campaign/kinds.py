@@ -66,7 +66,8 @@ class Loads:
     def trial(self, number: int, route: Route, point: Point | None, delay: float, rng: random.Random) -> LoadTrial:
         """One load, into a database of its own."""
         place, disposition, fate = route
-        came, archive = self._servers.place(place, f"l{number}-in"), self._servers.place(place, f"l{number}-done")
+        came: Any = self._servers.place(place, f"l{number}-in")
+        archive: Any = self._servers.place(place, f"l{number}-done")
         name = f"load_{number:+}"
         with psycopg.connect(self._servers.postgres.url, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
