@@ -21,6 +21,8 @@ from tests.test_load import rows
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.control.platform import Control
+
 A, B = b"id,name\n1,a\n", b"id,name\n2,b\n"
 
 
@@ -109,6 +111,15 @@ def test_a_replace_that_was_killed_while_it_took_its_sources_away_is_not_begun_a
     os.utime(inbox / "a.csv", (1, 1))
     engine.load(inbox, database, **asked)
     assert [text for (text,) in rows(database, "t")] == ["(1,a)"]
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_connector_archives(control: Control, database: str, inbox: Path, end: int) -> None:
+    ends = [{"path": str(inbox), "file_pattern": "**/*.csv"}, {"connection_string": database, "table": "t"}]
+    ends[end]["archive_path"] = str(inbox.parent / "done")
+    connector = control.transfer(("nfs", "postgres"), *ends)
+    assert engine.run_connector(connector).rows == 2
+    assert names(inbox.parent) == ["done/2024/b.csv", "done/a.csv"]
 
 
 # The archive itself, over any store

@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 
 import engine
+from engine.errors import PartlyFailed
 from engine.routes import load as route
 from tests.places import FolderPlace, S3Place, SftpPlace
 from tests.postgres.loads import fetch
@@ -127,16 +128,26 @@ def test_a_file_that_breaks_in_the_middle_stops_no_other_when_types_are_found(da
     (tmp_path / "a.csv").write_text("id\n1\n")
     (tmp_path / "b.csv").write_text('id\n2\n"3\n')
     (tmp_path / "c.csv").write_text("id\n4\n")
-    with pytest.raises(engine.FerryError) as caught:
+    with pytest.raises(PartlyFailed, match=r"b\.csv: line 3: a quote opens here") as caught:
         engine.load(tmp_path, database, pattern="*.csv", table="t")
-    result: Any = caught.value.result  # type: ignore[attr-defined]
-    assert [file.state for file in result.files] == ["written", "failed", "written"]
+    assert caught.value.result is not None
+    assert [file.state for file in caught.value.result.files] == ["written", "failed", "written"]
     assert fetch(database, "SELECT array_agg(id ORDER BY id)::text, pg_typeof(min(id))::text FROM t") == [("{1,4}", "bigint")]
+
+
+def test_a_replace_whose_first_file_cannot_be_opened_says_why(database: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("")
+    (tmp_path / "b.csv").write_text("id,name\n2,b\n")
+    with pytest.raises(PartlyFailed, match=r"a\.csv: the file is empty") as caught:
+        engine.load(tmp_path, database, pattern="*.csv", table="t", write_disposition="replace")
+    assert caught.value.result is not None
+    assert [file.state for file in caught.value.result.files] == ["failed"] * 2
+    assert fetch(database, "SELECT to_regclass('t')") == [(None,)]
 
 
 def test_a_replace_of_files_that_differ_in_columns_names_the_one_that_does(database: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id\n1\n")
     (tmp_path / "b.csv").write_text("id,name\n2,b\n")
-    with pytest.raises(engine.FerryError, match=r"b\.csv: its columns are not those of the files before it"):
+    with pytest.raises(PartlyFailed, match=r"b\.csv: its columns are not those of the files before it"):
         engine.load(tmp_path, database, pattern="*.csv", table="t", write_disposition="replace")
     assert fetch(database, "SELECT to_regclass('t')") == [(None,)]

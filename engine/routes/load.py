@@ -196,11 +196,12 @@ class _Loading:
     def _load_alike(self, files: Sequence[FileInfo]) -> list[FileInfo]:
         """Load those that have the columns of the first which can be opened, through one opened table; gives the others."""
         others: list[FileInfo] = []
+        schema: pa.Schema | None = None
         try:
-            schema = next((found for file in files if (found := self._schema_of(file)) is not None), None)
+            schema = known = next((found for file in files if (found := self._schema_of(file)) is not None), None)
             if schema is None:
                 return []
-            with self._destination.open(schema, is_text=self._layout.is_text, survey=lambda: self._survey(files, schema)) as table:
+            with self._destination.open(schema, is_text=self._layout.is_text, survey=lambda: self._survey(files, known)) as table:
                 for file in files:
                     if self._results[file.path].state == "planned" and not self._load(table, file, schema):
                         others.append(file)
@@ -242,7 +243,7 @@ class _Loading:
         except (LeaseLost, ConfigurationError):
             raise
         except FerryError as error:
-            self._fail(file, error)
+            self._stumble(file, error)
             self._go_on(file)
             return None
 
@@ -269,10 +270,8 @@ class _Loading:
                 done = table.load(self._source.url(file.path), file.version, file.size, rows, self._passed, leaving=leaving)
         except LeaseLost:
             raise
-        except FileChanged as changed:
-            self._left(file, changed)
         except FerryError as error:
-            self._fail(file, error)
+            self._stumble(file, error)
         else:
             self._loaded(file, done)
         finally:
@@ -302,7 +301,7 @@ class _Loading:
             except (LeaseLost, ConfigurationError):
                 raise
             except FerryError as error:
-                self._fail(file, error)
+                self._stumble(file, error)
                 self._go_on(file)
 
     def _passed(self, rows: int) -> None:
@@ -315,12 +314,12 @@ class _Loading:
             read = self._bytes + (self._open.bytes_read if self._open is not None else 0)
             self._on_progress(Progress(self._rows, min(read, self._total_bytes), done, total_bytes=self._total_bytes, total_files=len(self._files)))
 
-    def _left(self, file: FileInfo, changed: FileChanged) -> None:
-        """A file that changes while it is read is left for the next run; a replace cannot do without it."""
-        if self._destination.is_replace:
-            self._fail(file, changed)
+    def _stumble(self, file: FileInfo, error: FerryError) -> None:
+        """The file has failed; one that changes while it is read is left for the next run, but a replace cannot do without it."""
+        if isinstance(error, FileChanged) and not self._destination.is_replace:
+            self._results[file.path] = replace(self._results[file.path], state="left", error=f"{error}; the next run takes it")
         else:
-            self._results[file.path] = replace(self._results[file.path], state="left", error=f"{changed}; the next run takes it")
+            self._fail(file, error)
 
     def _fail(self, file: FileInfo, error: FerryError) -> None:
         self.may_help = self.may_help or error.transient
