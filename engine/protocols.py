@@ -94,7 +94,7 @@ class RowFile(Protocol):
         """How many of its bytes have been read by now, for progress."""
 
     def __iter__(self) -> Iterator[RowBlock]:
-        """Its rows in order, in bounded memory."""
+        """Its rows in order, in bounded memory; ends well only if the file is still that version."""
 
 
 class RowFormat(Protocol):

@@ -11,6 +11,8 @@ from pyarrow import parquet
 
 import engine
 from engine.errors import PartlyFailed
+from engine.formats import csv_blocks
+from engine.postgres import loading
 from engine.routes import load as route
 from tests.places import FolderPlace, S3Place, SftpPlace
 from tests.postgres.loads import fetch
@@ -133,6 +135,30 @@ def test_a_file_that_breaks_in_the_middle_stops_no_other_when_types_are_found(da
     assert caught.value.result is not None
     assert [file.state for file in caught.value.result.files] == ["written", "failed", "written"]
     assert fetch(database, "SELECT array_agg(id ORDER BY id)::text, pg_typeof(min(id))::text FROM t") == [("{1,4}", "bigint")]
+
+
+@pytest.mark.parametrize("disposition", ["append", "replace"])
+def test_a_file_that_changes_while_it_is_read_is_not_loaded(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disposition: str) -> None:
+    monkeypatch.setattr(csv_blocks, "BLOCK", 1_000)
+    (tmp_path / "t.csv").write_bytes(TEXT)
+    columns = {"id": "bigint", "name": "text"}
+    true = loading._FileRows._cast
+
+    def cast(self: Any, *args: Any, **more: Any) -> Any:
+        with (tmp_path / "t.csv").open("r+b") as file:
+            file.seek(len(TEXT) - 9)
+            file.write(b"9")
+        return true(self, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading._FileRows, "_cast", cast)
+        if disposition == "append":
+            assert [file.state for file in engine.load(tmp_path / "t.csv", database, columns=columns).files] == ["left"]
+        else:
+            with pytest.raises(PartlyFailed, match="has changed since it was listed"):
+                engine.load(tmp_path / "t.csv", database, columns=columns, write_disposition="replace")
+    assert fetch(database, "SELECT to_regclass('t'), to_regclass('_ferry_loads')") == [(None, None)]
+    assert engine.load(tmp_path / "t.csv", database, columns=columns, write_disposition=disposition).rows == ROWS
 
 
 def test_a_replace_whose_first_file_cannot_be_opened_says_why(database: str, tmp_path: Path) -> None:
