@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -78,11 +79,15 @@ def test_sources_leave_every_store_once_they_are_loaded(ends: tuple[Place, Place
     put(came, tmp_path, "a.csv", TEXT)
     before = came.hashes()
     more: dict[str, Any] = {"delete_source": True} if fate == "delete" else {"archive_path": archive.config["path"]}
-    for _ in range(2):  # a replace of the same content is one all the same when it comes anew
+    for _ in range(2):
         result = load(came, database, table="t", format="csv", write_disposition="replace", **more)
-    assert result.files == ()
-    assert came.names() == set()
+        assert (result.rows, [file.state for file in result.files]) == (ROWS, ["written"])
+        assert came.names() == set()
+        assert load(came, database, table="t", format="csv", write_disposition="replace", **more).files == ()
+        time.sleep(1)  # stores tell times by the second
+        put(came, tmp_path, "a.csv", TEXT)  # the same content comes again, and is a replace all the same
     assert archive.hashes() == ({} if fate == "delete" else before)
+    assert came.hashes() == before
     assert archive.leftovers() == came.leftovers() == []
     assert fetch(database, "SELECT count(*) FROM t") == [(ROWS,)]
 
