@@ -22,7 +22,7 @@ from engine import workers
 from engine.errors import LoadFailed, SchemaMismatch
 from engine.postgres.casting import caster
 from engine.postgres.columns import Column
-from engine.postgres.contract import snake_case
+from engine.postgres.contract import check_number, check_twice, snake_case
 from engine.postgres.destination import PostgresDestination
 from engine.postgres.destination_options import LOADED_AT, SOURCE_FILE
 from engine.postgres.inference import Inference, columns_of
@@ -110,6 +110,7 @@ class Loader:
             SchemaMismatch: The files' columns do not go into the table.
         """
         wanted = self._wanted(schema)
+        check_number(len(wanted), self._options)
         wanted = self._with_types(wanted, survey) if is_text else _with_own_types(wanted, schema)
         with self._destination.open([one.column for one in wanted]) as load:
             yield OpenLoader(load, wanted, self._options)
@@ -117,6 +118,7 @@ class Loader:
 
     def _wanted(self, schema: pa.Schema) -> list[Wanted]:
         """What `columns` says, else every column of the file."""
+        check_twice(schema.names)
         asked = self._options.columns
         if asked is None:
             return [Wanted(Column(name, ""), name) for name in schema.names]
@@ -135,7 +137,7 @@ class Loader:
     def _with_types(self, wanted: list[Wanted], survey: Callable[[], Iterable[pa.RecordBatch]]) -> list[Wanted]:
         """The types of text: as `columns` says, as the table has them, else what holds every value of every file."""
         standing = {column.name for column in workers.call(self._destination.standing) or ()}
-        unknown = [one for one in wanted if not one.column.type and one.source is not None and not _stands(one.column.name, standing)]
+        unknown = dict.fromkeys(one for one in wanted if not one.column.type and one.source is not None and not _stands(one.column.name, standing))
         if not unknown:
             return wanted
         inference, rows = Inference(), 0
@@ -170,7 +172,7 @@ class OpenLoader:
         self._options = options
         self._sent = [(one, column) for one, column in zip(wanted, load.columns, strict=True) if not column.generated]
 
-    def load(self, path: str, version: str, size: int, rows: RowFile, on_rows: Callable[[int], None]) -> tuple[int, int] | None:
+    def load(self, path: str, version: str, size: int, rows: RowFile, on_rows: Callable[[int], None], *, leaving: str | None = None) -> tuple[int, int] | None:
         """Load one file; its rows stand in the table, or none of them does.
 
         Args:
@@ -179,6 +181,7 @@ class OpenLoader:
             size: In bytes.
             rows: What it holds.
             on_rows: Told rows as they are sent, in another thread.
+            leaving: See `FileIdentity`.
 
         Returns:
             Rows loaded and rows put aside; None: that version is loaded already.
@@ -186,7 +189,7 @@ class OpenLoader:
         Raises:
             LoadFailed: A row that cannot be loaded (named by line, column and rule), or the database refused.
         """
-        with self._load.file(FileIdentity(path, version, size)) as file:
+        with self._load.file(FileIdentity(path, version, size, leaving)) as file:
             if file.earlier is not None:
                 return None
             _FileRows(file, self._sent, self._options, rows, on_rows).load()
@@ -327,7 +330,7 @@ class _FileRows:
 
     def _told(self, bad: Bad) -> str:
         column = f", column {bad.column!r}" if bad.column is not None else ""
-        return f"{printable(self._file.file.path)}: line {bad.line:,}{column}: {bad.rule}"
+        return f"{printable(self._file.file.path)}: {self._rows.unit} {bad.line:,}{column}: {bad.rule}"
 
     def _put_aside(self) -> None:
         bad, self._bad = self._bad, []
