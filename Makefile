@@ -30,7 +30,7 @@ check: $(READY) ## Lint, format, types, import layers.
 bench: $(READY) ## Measure exports against other ways (QUICK=1: scale 0.1); WHAT=transfers: files; WHAT=load: loads; WHAT=connector.
 	@$(BIN)/python -m benchmarks.$(or $(WHAT),export) $(ARGS)
 
-campaign: $(READY) ## Kill connectors' runs 200 times; see that nothing is lost.
+campaign: $(READY) ## Kill runs of connectors 200 times, see that nothing is lost; ARGS="--what loads": loads.
 	@$(BIN)/python -m tests.campaign $(ARGS)
 
 lock: $(READY) ## Renew requirements.lock from pyproject.toml.

@@ -172,6 +172,7 @@ def load(
     null: str | None = None,
     header: bool | None = None,
     delete_source: bool = False,
+    archive_path: str | None = None,
     dry_run: bool = False,
     source_options: Mapping[str, Any] | None = None,
     dest_options: Mapping[str, Any] | None = None,
@@ -198,6 +199,7 @@ def load(
         null: The bare text that means NULL.
         header: Whether CSV files begin with the columns' names.
         delete_source: Delete each file once its rows are committed.
+        archive_path: Move it to this folder (of S3: this prefix of the bucket) of the same store instead.
         dry_run: Say what would be done.
         source_options: Any key of the source.
         dest_options: Any key of the destination.
@@ -217,7 +219,7 @@ def load(
     source_config = {**came.config, **(source_options or {}), **_given(file_pattern=pattern)}
     keys = _given(table=table, schema=schema, format=format, write_disposition=write_disposition, primary_key=primary_key, columns=columns)
     keys |= _given(schema_contract=schema_contract, on_bad_row=on_bad_row, max_bad_rows=max_bad_rows, on_changed_file=on_changed_file)
-    keys |= _given(delimiter=delimiter, encoding=encoding, null=null, header=header)
+    keys |= _given(delimiter=delimiter, encoding=encoding, null=null, header=header, archive_path=archive_path)
     dest_config = {"connection_string": target, **(dest_options or {}), **keys, **({"delete_source": True} if delete_source else {})}
     name = jobs.snake_case(came.leaf.partition(".")[0])
     job = load_jobs.load_job(came.kind, source_config, dest_config, table=name, leaf=came.leaf, pattern=pattern)

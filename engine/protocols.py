@@ -88,13 +88,14 @@ class RowFile(Protocol):
     """A file of rows that is open."""
 
     schema: pa.Schema  # all text where the file has no types
+    unit: str  # what records are counted by: "line", "row"
 
     @property
     def bytes_read(self) -> int:
         """How many of its bytes have been read by now, for progress."""
 
     def __iter__(self) -> Iterator[RowBlock]:
-        """Its rows in order, in bounded memory."""
+        """Its rows in order, in bounded memory; ends well only if the file is still that version."""
 
 
 class RowFormat(Protocol):
@@ -121,13 +122,14 @@ class LoadsRows(Protocol):
         rows: RowFile,
         on_rows: Callable[[int], None],
         *,
+        leaving: str | None = None,
         origin: str | None = None,
         same: frozenset[str] = frozenset(),
     ) -> tuple[int, int] | None:
         """Load one file whole or not at all; gives the rows loaded and put aside, or None where that version is loaded already.
 
-        `rows` is opened (`__iter__`) in the calling thread, once the table is ready. `origin` is what people are told that rows come from, where it is not the path;
-        `same` are other versions that count as this one.
+        `rows` is opened (`__iter__`) in the calling thread, once the table is ready. `leaving` is remembered with it: not None where the source is taken away
+        after the commit. `origin` is what people are told that rows come from, where it is not the path; `same` are other versions that count as this one.
         """
 
 
@@ -136,6 +138,7 @@ class LoadedFile(Protocol):
 
     version: str
     rows: int
+    leaving: str | None
 
 
 class RowDestination(Protocol):
@@ -152,7 +155,10 @@ class RowDestination(Protocol):
         """The table's columns, None when there is no table. Blocking; raises where a load would."""
 
     def loaded(self, paths: Iterable[str]) -> Mapping[str, tuple[LoadedFile, ...]]:
-        """What it remembers of these files; under replace only if the table is made of just them. Blocking."""
+        """What it remembers of these files. Blocking.
+
+        Under replace only if the table is made of just them; else of those alone whose source was to be taken away, perhaps by a run that was killed.
+        """
 
     def would(self, schema: pa.Schema) -> str:
         """What `open` would do to the table for typed rows of this schema, in words. Blocking; raises as `open` does."""
@@ -223,6 +229,19 @@ class CopiesWithin(Protocol):
         """Take `file` as the whole content, instead of any `write`; False, with nothing done, when this source is not within reach.
 
         `passing` is told bytes as they are copied, and raises when they are not wanted any more.
+        """
+
+
+@runtime_checkable
+class MovesWithin(Protocol):
+    """A destination that can move a file of the same store by itself; a kill leaves the file under one of its names, or under both."""
+
+    def move_from(self, source: FileSource, file: FileInfo, path: str) -> bool:
+        """Move that very version to `path`, which never replaces; False, with nothing done, when this source or this file is not within reach.
+
+        Raises:
+            ConfigurationError: Something stands there.
+            FileChanged: The file is another one by now, and stays.
         """
 
 

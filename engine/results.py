@@ -97,6 +97,7 @@ class FileResult:
         reported: What the destination says: ETag, version ….
         source: Where it came from, for a transfer.
         source_deleted: Whether it is gone from there (a move).
+        archived: Where it has gone instead (`archive_path` of a load).
         error: Why it was not delivered, or its source not deleted.
     """
 
@@ -109,6 +110,7 @@ class FileResult:
     reported: dict[str, str] = field(default_factory=dict)
     source: str | None = None
     source_deleted: bool = False
+    archived: str | None = None
     error: str | None = None
 
     def __str__(self) -> str:
@@ -116,9 +118,11 @@ class FileResult:
         size = human_bytes(self.bytes) if self.rows is None else f"{self.rows:,} rows  {human_bytes(self.bytes)}"
         path = printable(self.path)
         if self.error is not None:
-            return f"{self.state} {printable(self.source or self.path)}: {printable(self.error)}"
+            where = self.source or self.path
+            return f"{self.state} {printable(where)}: {printable(self.error.removeprefix(f'{where}: '))}"
         if self.rows is not None and self.source is not None:  # rows of a file that are in a table now
-            return f"{self.state} {printable(self.source)} → {path}  {size}{'  source deleted' if self.source_deleted else ''}"
+            gone = f"  archived as {printable(self.archived)}" if self.archived else "  source deleted" if self.source_deleted else ""
+            return f"{self.state} {printable(self.source)} → {path}  {size}{gone}"
         if self.state not in DELIVERED:
             return f"{self.state} {path}  {size}"
         moved = "  source deleted" if self.source_deleted else ""

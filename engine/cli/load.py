@@ -43,6 +43,7 @@ def load(
     null: Annotated[str | None, typer.Option(metavar="TEXT", help="What means NULL, bare.", show_default=False)] = None,
     header: Annotated[bool | None, typer.Option("--header/--no-header", help="Whether CSV files begin with names.", show_default=False)] = None,
     delete_source: Annotated[bool, typer.Option("--delete-source", help="Delete each file once its rows are committed.")] = False,  # noqa: FBT002 - typer's form
+    archive_path: Annotated[str | None, typer.Option(metavar="FOLDER", help="Move it there instead, in the same store.", show_default=False)] = None,
     source_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of the source.", show_default=False)] = None,
     dest_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of the destination.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,  # noqa: FBT002 - typer's form
@@ -73,6 +74,7 @@ def load(
             null=null,
             header=header,
             delete_source=delete_source,
+            archive_path=archive_path,
             dry_run=dry_run,
             source_options=key_values(source_option, "--source-option"),
             dest_options=key_values(dest_option, "--dest-option"),

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.errors import SchemaMismatch
+from engine.errors import ConfigurationError, SchemaMismatch
 from engine.postgres.table import MOST_BYTES, check_name
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from engine.postgres.destination_options import PostgresDestinationOptions
     from engine.postgres.table import Table
 
+MOST_COLUMNS = 1600
+"""Of a table (https://www.postgresql.org/docs/current/limits.html)."""
 FILLED_BY_DLT = ("_dlt_load_id", "_dlt_id")
 """Columns of tables that dlt made from rows of its own: filled by the load."""
 
@@ -65,6 +67,7 @@ def plan(wanted: Sequence[Column], table: Table | None, options: PostgresDestina
     key = set(options.primary_key) if options.write_disposition == "merge" else set()
     columns = tuple(_target(want, have, key, new_table=table is None) for want, have in zip(wanted, found, strict=True))
     added = tuple(column for column, have in zip(columns, found, strict=True) if have is None)
+    check_number(len(added) + (len(table.columns) if table else 0), options)
     _apply_contract(wanted, found, added, table, options)
     _check_key(columns, options)
     if table is not None:
@@ -84,7 +87,19 @@ def _check_names(wanted: Sequence[Column]) -> None:
         raise SchemaMismatch("there are no columns to load")
     names = [column.name for column in wanted]
     for name in names:
-        check_name("column", name)
+        try:
+            check_name("column", name)
+        except ConfigurationError as error:
+            raise SchemaMismatch(str(error)) from None  # of this file: others may be sound
+    check_twice(names)
+
+
+def check_twice(names: Sequence[str]) -> None:
+    """Refuse columns of one name.
+
+    Raises:
+        SchemaMismatch: There are; names their positions.
+    """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SchemaMismatch(
@@ -132,6 +147,18 @@ def _target(want: Column, have: Column | None, key: set[str], *, new_table: bool
     """The column as it will stand. One that is added to rows that are there already must take NULL; a key does not."""
     column = have or replace(want, type=want.type or "text", nullable=want.nullable or not new_table)
     return replace(column, nullable=False) if column.name in key and (have or new_table) else column
+
+
+def check_number(number: int, options: PostgresDestinationOptions) -> None:
+    """Refuse more columns than a table can have.
+
+    Raises:
+        SchemaMismatch: There are.
+    """
+    if number > MOST_COLUMNS:
+        raise SchemaMismatch(
+            f"{options.shown} would have {number:,} columns, and PostgreSQL takes {MOST_COLUMNS:,}: is 'delimiter' right? Leave columns out with 'columns'"
+        )
 
 
 def _apply_contract(

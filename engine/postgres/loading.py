@@ -21,7 +21,7 @@ from engine.errors import IntegrityError, LoadFailed, SchemaMismatch
 from engine.postgres.ahead import ahead
 from engine.postgres.casting import caster, check_way, first_rules
 from engine.postgres.columns import Column
-from engine.postgres.contract import snake_case
+from engine.postgres.contract import check_number, check_twice, snake_case
 from engine.postgres.destination import PostgresDestination
 from engine.postgres.destination_options import LOADED_AT, SOURCE_FILE
 from engine.postgres.inference import Inference, columns_of
@@ -118,6 +118,7 @@ class Loader:
             SchemaMismatch: The files' columns do not go into the table.
         """
         wanted = self._wanted(schema)
+        check_number(len(wanted), self._options)
         wanted = self._with_types(wanted, survey) if is_text else _with_own_types(wanted, schema)
         with self._destination.open([one.column for one in wanted]) as load:
             if not is_text:
@@ -127,10 +128,7 @@ class Loader:
 
     def _wanted(self, schema: pa.Schema) -> list[Wanted]:
         """What `columns` says, else every column of the file."""
-        twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
-        if twice is not None:
-            at = [i for i, name in enumerate(schema.names, start=1) if name == twice]
-            raise SchemaMismatch(f"columns {at[0]} and {at[1]} are both named {twice!r}; a table has each name once")
+        check_twice(schema.names)
         asked = self._options.columns
         if asked is None:
             return [Wanted(Column(name, ""), name) for name in schema.names]
@@ -149,7 +147,7 @@ class Loader:
     def _with_types(self, wanted: list[Wanted], survey: Callable[[], Iterable[pa.RecordBatch]]) -> list[Wanted]:
         """The types of text: as `columns` says, as the table has them, else what holds every value of every file."""
         standing = {column.name for column in workers.call(self._destination.standing) or ()}
-        unknown = [one for one in wanted if not one.column.type and one.source is not None and not _stands(one.column.name, standing)]
+        unknown = dict.fromkeys(one for one in wanted if not one.column.type and one.source is not None and not _stands(one.column.name, standing))
         if not unknown:
             return wanted
         inference, rows = Inference(), 0
@@ -204,6 +202,7 @@ class OpenLoader:
         rows: RowFile,
         on_rows: Callable[[int], None],
         *,
+        leaving: str | None = None,
         origin: str | None = None,
         same: frozenset[str] = frozenset(),
     ) -> tuple[int, int] | None:
@@ -215,6 +214,7 @@ class OpenLoader:
             size: In bytes.
             rows: What it holds.
             on_rows: Told rows as they are sent, in another thread.
+            leaving: See `FileIdentity`.
             origin: See `FileIdentity`.
             same: See `FileIdentity`.
 
@@ -224,7 +224,7 @@ class OpenLoader:
         Raises:
             LoadFailed: A row that cannot be loaded (named by line, column and rule), or the database refused.
         """
-        with self._load.file(FileIdentity(path, version, size, origin=origin or path, same=same)) as file:
+        with self._load.file(FileIdentity(path, version, size, leaving, origin or path, same)) as file:
             if file.earlier is not None:
                 return None
             self._file = file
@@ -369,8 +369,7 @@ class _FileRows:
 
     def _told(self, bad: Bad) -> str:
         column = f", column {bad.column!r}" if bad.column is not None else ""
-        place = "line" if bad.raw is not None else "row"  # of Parquet and of queries, which have no lines
-        return f"{printable(self._file.file.origin)}: {place} {bad.line:,}{column}: {bad.rule}"
+        return f"{printable(self._file.file.origin)}: {self._rows.unit} {bad.line:,}{column}: {bad.rule}"
 
     def _put_aside(self) -> None:
         bad, self._bad = self._bad, []

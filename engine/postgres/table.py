@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 63
 """Of a name; PostgreSQL cuts longer ones (https://www.postgresql.org/docs/current/limits.html)."""
+_MOST_SHOWN = 100
 _LOADABLE = {"r": "table", "p": "partitioned table", "f": "foreign table"}
 _OTHERS = {"v": "view", "m": "materialized view", "i": "index", "I": "index", "S": "sequence", "c": "composite type", "t": "TOAST table"}
 
@@ -189,7 +190,8 @@ def check_name(kind: str, name: str) -> None:
     if "\0" in name:
         raise ConfigurationError(f"the {kind} name {name!r} holds a NUL character")
     if len(name.encode()) > MOST_BYTES:
-        raise ConfigurationError(f"the {kind} name {name!r} has {len(name.encode())} bytes; PostgreSQL keeps {MOST_BYTES}")
+        shown = name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}…"
+        raise ConfigurationError(f"the {kind} name {shown!r} has {len(name.encode()):,} bytes; PostgreSQL keeps {MOST_BYTES}")
 
 
 def qualified(table: Table) -> str:

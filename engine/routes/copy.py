@@ -2,8 +2,8 @@
 
     describe the query  →  make the table ready  →  run the query, cast, COPY batch by batch  →  mark, commit
 
-The query is run only once the table is ready: a column is added under a lock for which a reading transaction of our own would never make room, where the
-query reads that very table. So a query may read the table that it goes into: it sees the rows as they were before the copy began.
+The query is run only once the table is known to take its rows. It may read the very table that they go into: it sees the rows as they were before, and a
+column is added when its transaction has ended, which would never make room for the lock that this takes.
 """
 
 from __future__ import annotations
@@ -203,6 +203,7 @@ class _QueryRows:
 
     def __init__(self, source: RowSource, described: RowsDescription, stack: contextlib.ExitStack) -> None:
         self.schema: pa.Schema = described.schema
+        self.unit = "row"
         self.bytes_read = 0
         self._source = source
         self._where = described.where

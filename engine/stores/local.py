@@ -17,6 +17,7 @@ from engine import paths
 from engine.errors import ConfigurationError, FileChanged, ResourceError
 from engine.options import Options
 from engine.paths import File
+from engine.stores import local_move
 from engine.stores.local_errors import translated, translating
 from engine.stores.local_writer import LocalWriter
 from engine.stores.temporary import is_temporary
@@ -25,7 +26,7 @@ from engine.stores.window import Window
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.protocols import Exists, FileInfo
+    from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
 
 
@@ -185,6 +186,16 @@ class LocalStore:
         finally:
             if writer.remains:
                 self.notes.append(f"the temporary file {place.rpartition('/')[0]}/{writer.temporary_name} could not be removed, and may remain")
+
+    def move_from(self, source: FileSource, file: FileInfo, path: str) -> bool:
+        """Move a file of the same file system (`MovesWithin`)."""
+        if not isinstance(source, LocalStore):
+            return False
+        self._check_mount()
+        old, new = source._place(file.path), self._place(path)  # noqa: SLF001 - one of us
+        source._check_links(old)  # noqa: SLF001 - as above
+        self._check_folder(new.rpartition("/")[0])
+        return local_move.move(old, new, lambda found: source._check_version(file, found))  # noqa: SLF001 - as above
 
     def probe(self, path: str) -> None:
         """Make the temporary file, and folders that are missing, and remove them."""

@@ -19,7 +19,7 @@ from engine.stores.local_errors import translated, translating
 from engine.stores.temporary import new_token, temporary_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -155,7 +155,7 @@ class LocalWriter:
         try:
             self._descriptor = os.open(self._temporary, flags, mode)
         except FileNotFoundError:
-            self._make_folders()
+            make_folders(self._folder, self._made)
             self._descriptor = os.open(self._temporary, flags, mode)
         self._begun = True
 
@@ -181,8 +181,7 @@ class LocalWriter:
                 self._link()
             else:
                 os.replace(self._temporary, self._place)  # noqa: PTH105 - as in finish
-            for folder in (self._folder or "/", *(made.rpartition("/")[0] or "/" for made in self._made)):
-                _folder_syncs.sync(folder)
+            sync_folders(self._folder, self._made)
         except FileExistsError:
             raise ConfigurationError(f"{self._place} exists already (if_exists: fail); nothing was replaced") from None
         except OSError as error:
@@ -197,16 +196,6 @@ class LocalWriter:
                 raise
             raise ConfigurationError(f"{self._folder} is on a file system without hard links, which if_exists: fail needs here") from None
         os.unlink(self._temporary)  # noqa: PTH108 - as in finish
-
-    def _make_folders(self) -> None:
-        missing, folder = [], self._folder
-        while folder and not os.path.isdir(folder):  # noqa: PTH112 - as in finish
-            missing.append(folder)
-            folder = folder.rpartition("/")[0]
-        for one in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # another run was faster; or a file is in the way, which shows when the temporary file is made
-                os.mkdir(one)  # noqa: PTH102 - as in finish
-                self._made.append(one)
 
     def _discard(self) -> None:
         """Leave nothing: no temporary file, no folder that was made for it."""
@@ -223,6 +212,24 @@ class LocalWriter:
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # noqa: PTH106 - as in finish
+
+
+def make_folders(folder: str, made: list[str]) -> None:
+    """Make a folder and those above it that are missing, and add them to `made`."""
+    missing = []
+    while folder and not os.path.isdir(folder):  # noqa: PTH112 - no path object for each question
+        missing.append(folder)
+        folder = folder.rpartition("/")[0]
+    for one in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # another run was faster; or a file is in the way, which shows when something is made in it
+            os.mkdir(one)  # noqa: PTH102 - as above
+            made.append(one)
+
+
+def sync_folders(folder: str, made: Sequence[str] = ()) -> None:
+    """Bring to the disk what a folder holds, and which folders were made for it."""
+    for one in (folder or "/", *(new.rpartition("/")[0] or "/" for new in made)):
+        _folder_syncs.sync(one)
 
 
 def _digest_of(descriptor: int) -> Any:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
     from engine.errors import FerryError
-    from engine.protocols import Exists, FileInfo
+    from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
     from engine.stores.s3_errors import Failure
     from engine.stores.s3_requests import Answer
@@ -271,6 +271,20 @@ class S3Store:
             raise ConfigurationError(f"{self.url(path)} exists already (if_exists: fail); nothing was replaced")
         with S3Writer(self, path, declared=size, exists=exists, verify=verify, replaces=standing, on_begin=on_begin) as writer:
             yield writer
+
+    def move_from(self, source: FileSource, file: FileInfo, path: str) -> bool:
+        """Copy an object of the same server there, then delete it (`MovesWithin`).
+
+        A server's copy cannot promise that it replaces nothing: it is looked for just before.
+        """
+        if not isinstance(source, S3Store) or not self.is_same_server(source) or not file.size:
+            return False
+        if self.stat(path) is not None:
+            raise ConfigurationError(f"{self.url(path)} exists already; nothing was replaced")
+        with self.open_write(path, size=file.size, standing=False) as writer:
+            writer.copy_from(source, file, lambda _: None)
+        source.delete(file)
+        return True
 
     def is_same_server(self, other: S3Store) -> bool:
         """Whether the other store's objects can be copied to this one by the server: it is the same, and asked with the same key."""

@@ -17,7 +17,7 @@ from engine import paths
 from engine.errors import ConfigurationError, ConnectionFailed, FileChanged, TransferFailed
 from engine.options import Options, Secret
 from engine.paths import File
-from engine.stores import sftp_connection, sftp_hostkeys, sftp_publish
+from engine.stores import sftp_connection, sftp_hostkeys, sftp_move, sftp_publish
 from engine.stores.sftp_errors import UNSUPPORTED, StatusError, translating
 from engine.stores.sftp_read import ReadAhead
 from engine.stores.sftp_upload import Place, SftpWriter
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import paramiko
 
-    from engine.protocols import Exists, FileInfo
+    from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
     from engine.stores.sftp_session import Session
 
@@ -203,6 +203,14 @@ class SftpStore:
         finally:
             self.notes += [f"{left} on {self._options.host} could not be removed, and may remain" for left in writer.remains]
 
+    def move_from(self, source: FileSource, file: FileInfo, path: str) -> bool:
+        """Move a file of the same server and login (`MovesWithin`)."""
+        if not (isinstance(source, SftpStore) and source._login == self._login):  # noqa: SLF001 - one of us
+            return False
+        place = Place(self._remote(path), self.url(path))
+        with translating(f"move {source.url(file.path)} to {place.url}"), self._pool.borrow() as session:
+            return sftp_move.move(session, source._remote(file.path), place, lambda found: source._check_version(file, found))  # noqa: SLF001 - as above
+
     def probe(self, path: str) -> None:
         """Make the temporary file, and folders that are missing, and remove them."""
         with contextlib.suppress(_ProbedError), self.open_write(path):
@@ -215,6 +223,11 @@ class SftpStore:
             return False
         with translating(f"sweep {place.url}"), self._pool.borrow() as session:
             return sftp_publish.sweep(session, place, leftover)
+
+    @property
+    def _login(self) -> SftpOptions:
+        """Who asks which server."""
+        return self._options.model_copy(update={"path": "", "file_pattern": ""})
 
     @property
     def _shown_root(self) -> str:

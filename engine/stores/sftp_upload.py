@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import posixpath
-import stat
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,12 @@ import paramiko
 from paramiko.sftp import SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLAG_READ, SFTP_FLAG_WRITE
 
 from engine import workers
-from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
+from engine.errors import FerryError, IntegrityError, TransferFailed
 from engine.results import Receipt, reaches
 from engine.stores.sftp_errors import FAILURES, FLUSH_SECONDS, NO_SUCH_FILE, UNSUPPORTED, StatusError, translating
 from engine.stores.sftp_flush import EarlyFlush
 from engine.stores.sftp_lane import Lane
+from engine.stores.sftp_move import make_folders
 from engine.stores.sftp_publish import Publication
 from engine.stores.sftp_read import ReadAhead
 from engine.stores.sftp_session import CHECK_FILE, SYNC
@@ -101,7 +101,7 @@ class SftpWriter:
     def __enter__(self) -> Self:
         try:
             with self._borrowed() as session, translating(self._what):
-                self._make_folders(session)
+                make_folders(session, self._place, self._made)
                 self._begun = True
                 began = time.monotonic()
                 handle = session.open_file(self._temporary, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL)
@@ -309,25 +309,6 @@ class SftpWriter:
         self._reported["verified_by"] = "check-file (SHA-256)"
         return True
 
-    def _make_folders(self, session: Session) -> None:
-        """Those that are missing; somebody may be faster, and what a server answers then differs."""
-        missing: list[str] = []
-        folder = posixpath.dirname(self._place.path)
-        while folder.strip("/") and (found := session.attributes(folder)) is None:
-            missing.append(folder)
-            folder = posixpath.dirname(folder)
-        if folder.strip("/") and found is not None and not _is_folder(found):
-            raise ConfigurationError(f"cannot write {self._place.url}: a part of the path is a file, not a folder; choose another name")
-        for folder in reversed(missing):
-            try:
-                session.make_folder(folder)
-            except StatusError:
-                found = session.attributes(folder)
-                if found is None or not _is_folder(found):
-                    raise
-            else:
-                self._made.append(folder)
-
     def _discard(self) -> None:
         """Leave nothing: no temporary file, no folder that was made for it."""
         self._filling = bytearray()
@@ -354,7 +335,3 @@ class SftpWriter:
         for folder in reversed(self._made):
             with contextlib.suppress(StatusError):  # others have put something there
                 session.remove_folder(folder)
-
-
-def _is_folder(found: paramiko.SFTPAttributes) -> bool:
-    return found.st_mode is None or stat.S_ISDIR(found.st_mode)

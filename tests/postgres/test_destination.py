@@ -327,7 +327,7 @@ def test_ambiguous_columns_are_refused(database: str, wanted: tuple[Column, ...]
 
 @pytest.mark.parametrize("name", ["", "a" * 64, "ž" * 32, "nul\0"])
 def test_names_that_postgres_cannot_keep_are_refused(database: str, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"name|NUL|bytes"), destination(database).open([Column(name, "text")]):
+    with pytest.raises(SchemaMismatch, match=r"name|NUL|bytes"), destination(database).open([Column(name, "text")]):
         pass
     with pytest.raises(ConfigurationError):
         destination(database, table=name)
@@ -585,7 +585,7 @@ def test_a_violated_constraint_is_named_without_the_value(database: str, constra
     assert f"'{names}'" in said
     assert "table public.people" in said
     assert "4711" not in said
-    assert fetch(database, "SELECT (SELECT count(*) FROM people), (SELECT count(*) FROM _ferry_loads)") == [(0, 0)]
+    assert fetch(database, "SELECT count(*), to_regclass('_ferry_loads') FROM people") == [(0, None)]
 
 
 def test_a_trigger_that_refuses_says_nothing_of_the_row(database: str) -> None:
