@@ -261,7 +261,7 @@ def test_a_query_whose_columns_change_before_it_runs_is_not_taken_for_the_one_th
         return read(self, form)
 
     monkeypatch.setattr(postgres_source.PostgresSource, "read", altered)
-    with pytest.raises(SchemaMismatch, match="source: .*other columns than a moment ago"):
+    with pytest.raises(SchemaMismatch, match=r"source: .*other columns than a moment ago"):
         copy(labs, target)
     assert not is_there(target)
 
