@@ -26,6 +26,8 @@ from tests.postgres.loads import execute, fetch, types
 from tests.test_memory import FERRY, peak_mb
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from engine import embedded
 
 LABS = "CREATE TABLE labs AS SELECT i AS id, 'CRP' AS analyte, (i / 8.0)::numeric(9,3) AS value FROM generate_series(1, 1000) i"
@@ -34,9 +36,10 @@ OLD = "CREATE TABLE labs (id integer, analyte text, value numeric(9,3)); INSERT 
 
 
 @pytest.fixture
-def target(postgres: embedded.Postgres) -> str:
+def target(postgres: embedded.Postgres) -> Iterator[str]:
     """The URL of another empty database."""
-    return _new_database(postgres)
+    with _new_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture
@@ -68,8 +71,7 @@ def is_there(url: str, table: str = "labs") -> bool:
 
 
 @pytest.fixture(scope="module")
-def matrix(postgres: embedded.Postgres, module_database: str) -> tuple[str, str]:
-    other = _new_database(postgres)
+def matrix(postgres: embedded.Postgres, module_database: str) -> Iterator[tuple[str, str]]:
     deepest = max(len(case.values + case.refused) for case in CASES)
     with psycopg.connect(module_database) as connection:
         connection.execute(TYPES_OF_OURS)
@@ -78,8 +80,9 @@ def matrix(postgres: embedded.Postgres, module_database: str) -> tuple[str, str]
         for n in range(deepest + 1):
             values = [next(iter((case.values + case.refused)[n : n + 1]), None) for case in CASES]
             connection.execute(f"INSERT INTO every VALUES ({casts})", values)
-    execute(other, TYPES_OF_OURS, "CREATE SCHEMA standing")
-    return module_database, other
+    with _new_database(postgres) as other:
+        execute(other, TYPES_OF_OURS, "CREATE SCHEMA standing")
+        yield module_database, other
 
 
 @pytest.mark.parametrize("schema", ["public", "standing"])
@@ -128,17 +131,16 @@ def test_any_row_arrives(matrix: tuple[str, str], rows: list[tuple[Any, ...]]) -
     assert texts(target, "TABLE any_rows") == texts(source, "TABLE any_rows")
 
 
-def test_text_settings_of_either_database_change_nothing(postgres: embedded.Postgres) -> None:
-    source, target = _new_database(postgres), _new_database(postgres)
+def test_text_settings_of_either_database_change_nothing(database: str, target: str) -> None:
     hostile = ("DateStyle = 'SQL, DMY'", "IntervalStyle = 'iso_8601'", "extra_float_digits = -10", "bytea_output = 'escape'", "TimeZone = 'Asia/Kathmandu'")
-    for url in (source, target):
+    for url in (database, target):
         execute(url, *(f"ALTER DATABASE {url.rpartition('/')[2].partition('?')[0]} SET {setting}" for setting in hostile))
     query = (
         "SELECT timestamptz '1890-02-03 04:05:06.789+01' AS a, date '2024-02-03' AS b, interval '1 day -2 hours' AS c, 0.1::float8 + 0.2::float8 AS d, "
         r"'\x5c00ff'::bytea AS e, '[2024-02-03 00:00+00,infinity)'::tstzrange AS f, ARRAY[timestamptz 'infinity'] AS g, 0.3::float4 AS h, time '24:00' AS i"
     )
-    engine.copy(query, target, database=source, table="t", write_disposition="append")
-    assert texts(target, "TABLE t") == texts(source, query)
+    engine.copy(query, target, database=database, table="t", write_disposition="append")
+    assert texts(target, "TABLE t") == texts(database, query)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tests.postgres.loads import execute, fetch
 from tests.test_reaper import at
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from engine import embedded
@@ -36,9 +37,10 @@ def _short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def target(postgres: embedded.Postgres) -> str:
+def target(postgres: embedded.Postgres) -> Iterator[str]:
     """The URL of another empty database."""
-    return _new_database(postgres)
+    with _new_database(postgres) as url:
+        yield url
 
 
 def stored(control: Control, target: str, query: str = QUERY, **destination: Any) -> int:
@@ -175,16 +177,16 @@ def test_who_wants_the_rows_once_more_says_so(control: Control, target: str) -> 
     assert count(target) == 2 * ROWS
 
 
-def test_equal_numbers_in_another_control_database_are_other_runs(control: Control, target: str, postgres: embedded.Postgres, tmp_path: Path) -> None:
+def test_equal_numbers_in_another_control_database_are_other_runs(
+    control: Control, target: str, postgres: embedded.Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine.run_connector(stored(control, target))
-    other = Control(_new_database(postgres), tmp_path / "other")
-    connector = stored(other, target)
-    os.environ["DATABASE_URL"] = other.url
-    try:
+    with _new_database(postgres) as url:
+        other = Control(url, tmp_path / "other")
+        connector = stored(other, target)
+        monkeypatch.setenv("DATABASE_URL", url)
         assert engine.run_connector(connector).rows == ROWS
-    finally:
-        os.environ["DATABASE_URL"] = control.url
-    assert (other.records(connector)[0]["id"], connector) == (1, 1)
+        assert (other.records(connector)[0]["id"], connector) == (1, 1)
     assert count(target) == 2 * ROWS
 
 
