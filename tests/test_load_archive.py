@@ -122,7 +122,7 @@ def test_a_connector_archives(control: Control, database: str, inbox: Path, end:
     connector = control.transfer(("nfs", "postgres"), *ends)
     with ControlDatabase(control.url) as opened:
         checked = checking.check(opened, connector)
-    assert str(checked.would).endswith(f"2 files, 22 B by now, without regard to what was loaded before; then moved to {inbox.parent}/done")
+    assert str(checked.would).endswith(f"2 files, 24 B by now, without regard to what was loaded before; then moved to {inbox.parent}/done")
     assert not (inbox.parent / "done").exists()
     assert engine.run_connector(connector).rows == 2
     assert names(inbox.parent) == ["done/2024/b.csv", "done/a.csv"]
