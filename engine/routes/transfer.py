@@ -229,7 +229,7 @@ class _Moves:
     def _copy(self, step: Step) -> Receipt:
         destination = self._destination
         if step.is_alike:
-            _refuse_folded(destination, step)
+            _refuse_folded(destination, self._orders.target, step)
         exists: Exists = "replace" if self._orders.exists == "replace" else "fail"
 
         def begun(leftover: str) -> None:
@@ -347,9 +347,9 @@ class _Moves:
         return replace(result, source_deleted=True)
 
 
-def _refuse_folded(destination: Store, step: Step) -> None:
+def _refuse_folded(destination: Store, folder: str, step: Step) -> None:
     """Of several names that differ by case or Unicode form only, a store that takes them for one would keep one file, and a move delete all sources."""
-    if destination.stat(step.target) is not None and not has_exactly(destination, step.target):
+    if destination.stat(step.target) is not None and not has_exactly(destination, folder, step.target):
         raise TransferFailed(
             f"{step.result.path}: the destination takes this name and that of another file of this run for one (they differ by upper and lower case, "
             "or by how accents are written), and holds the other; rename one of them"

@@ -159,12 +159,13 @@ def _with_likeness(steps: list[Step]) -> list[Step]:
     return marked
 
 
-def has_exactly(destination: Store, path: str) -> bool:
-    """Whether a file is listed under this very name, not only found by it. Blocking.
+def has_exactly(destination: Store, folder: str, path: str) -> bool:
+    """Whether a file below `folder` is listed under this very name, not only found by it. Blocking.
 
-    From the root on: a listing that begins in a folder takes the folder's name as it was asked for.
+    All below that folder: a listing that begins in one takes its name as it was asked for.
     """
-    return any(file.path == path for file in destination.list("**/*" if "/" in path else "*", ordered=False))
+    deep = "/" in path[len(folder) + 1 if folder else 0 :]
+    return any(file.path == path for file in destination.list(paths.join_pattern(folder, "**/*" if deep else "*"), ordered=False))
 
 
 def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> list[Step]:

@@ -367,6 +367,21 @@ def test_names_that_differ_by_case_all_arrive_where_they_are_different() -> None
     assert content(source) == {}
 
 
+def test_names_that_differ_by_case_arrive_again_whatever_lies_beside_the_target() -> None:
+    class Guarded(MemoryStore):
+        def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[Any]:
+            if not pattern.startswith("in/"):
+                raise ResourceError("cannot list what is not the target")
+            return super().list(pattern, ordered=ordered)
+
+    source, target = MemoryStore(), Guarded()
+    for name in ("a.csv", "A.csv", "sub/b.csv", "Sub/b.csv"):
+        put(source, name, name.encode())
+    for _ in range(2):
+        assert transfer(source, target, Orders(pattern="**/*", target="in")).ingested == 4
+    assert content(target) == {f"in/{name}": name.encode() for name in ("a.csv", "A.csv", "sub/b.csv", "Sub/b.csv")}
+
+
 def test_young_files_are_left() -> None:
     source = filled(MemoryStore())
     now = datetime.now(UTC)
