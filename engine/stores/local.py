@@ -97,6 +97,7 @@ class LocalStore:
 
     def stat(self, path: str) -> File | None:
         """The regular file at `path`, or None."""
+        self._check_mount()
         return self._look(path, self._place(path))
 
     def _look(self, path: str, place: str) -> File | None:
@@ -138,6 +139,7 @@ class LocalStore:
     def open_descriptor(self, file: FileInfo) -> Iterator[int]:
         """The version that was listed, open for reading; another version is an error before and after."""
         place = self._place(file.path)
+        self._check_mount()
         self._check_links(place)
         with translating(place, "read"):
             descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe that took the file's place holds nobody up
@@ -151,6 +153,7 @@ class LocalStore:
     def delete(self, file: FileInfo) -> None:
         """Delete that version; of a link to it, the link."""
         place = self._place(file.path)
+        self._check_mount()
         self._check_links(place)
         with translating(place, "delete"):
             self._check_version(file, os.stat(place))  # noqa: PTH116 - as above
@@ -228,6 +231,7 @@ class LocalStore:
             raise FileChanged(f"{self.url(file.path)} has changed since it was listed", transient=True)
 
     def _check_mount(self) -> None:
+        """Asked by every verb that reads, writes or deletes: a share may go away in the middle of a run."""
         if not self._options.require_mount:
             return
         root = Path(self._root or "/")
