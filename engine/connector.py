@@ -171,6 +171,8 @@ def run_connector(connector_id: int, *, redeliver: bool = False, on_progress: Ca
     ControlDatabase().close()  # a DATABASE_URL that is missing or malformed is the caller's to see, not a warning
     outcome = run(connector_id, observer=told, redeliver=redeliver)
     if told.error is not None:
+        if isinstance(told.error, PartlyFailed) and told.error.result is not None:
+            told.error.result = replace(told.error.result, run_id=outcome["run_id"])
         raise told.error
     if told.result is None:
         return RunResult(0, 0, time.monotonic() - started, None, (), (outcome["log_summary"],), "skipped", outcome["run_id"])

@@ -21,7 +21,7 @@ _PARTLY = "ferry_partly"
 MOST_SHOWN = 50
 LARGEST_INTEGER = 2_147_483_647
 """Of PostgreSQL's INTEGER, which the platform counts and numbers with."""
-RunStatus = Literal["success", "skipped"]
+RunStatus = Literal["success", "failed", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class RunResult:
         schema: The Arrow schema of the rows; None when the run was skipped before it was known, and where files are moved.
         files: One entry per file, in order.
         notes: Remarks that a user should read: warnings, columns written as text, files removed.
-        status: Of a connector's run: `skipped` when another run of the same connector was under way.
+        status: `failed` where some files need somebody's attention; of a connector's run `skipped` when another run of the same connector was under way.
         run_id: The run record's id; None without a connector, or where the record could not be made.
         counts: What was moved: `rows` or `files`.
     """

@@ -124,6 +124,7 @@ def test_a_partial_failure_is_a_failed_run_that_names_the_files(control: Control
     assert caught.value.result.ingested == 2
     assert set(tree(inbox)) == {"a.csv"}
     (record,) = control.records(connector)
+    assert (caught.value.result.status, caught.value.result.run_id) == ("failed", record["id"])
     assert (record["status"], record["rows_ingested"]) == ("failed", 2)
     assert record["log_summary"].startswith("2 of 3 files delivered, ")
     assert "a.csv" in record["log_summary"]

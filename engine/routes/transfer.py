@@ -81,7 +81,7 @@ def transfer(
     notes = (*dict.fromkeys((*source.notes, *destination.notes)), *workers.call(unmatched.note))
     result = RunResult(0, delivered, time.monotonic() - started, None, tuple(files), notes, counts="files")
     if result.failed:
-        raise PartlyFailed(_told(result), result, transient=moves.may_help)
+        raise PartlyFailed(_told(result), replace(result, status="failed"), transient=moves.may_help)
     return result
 
 
