@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import engine
+from engine import embedded
 from engine.errors import ConfigurationError, FerryError, PartlyFailed
 
 if TYPE_CHECKING:
@@ -75,3 +76,24 @@ def test_a_share_that_is_not_mounted_is_neither_read_nor_taken_for_what_stands_t
             engine.transfer(*ends[:2], **{ends[2]: {"require_mount": True}, **more})
     assert (inbox / "a.csv").read_text() == "a"
     assert (tmp_path / "out/a.csv").read_text() == "shadow"
+
+
+def test_a_dry_run_fails_where_no_file_could_go(inbox: Path, tmp_path: Path, s3_server: embedded.S3) -> None:
+    (port,) = embedded.free_ports(1)
+    targets: list[tuple[str, dict[str, Any], str]] = [
+        ("s3://no-such-bucket/x/", s3_server.options(), "no bucket 'no-such-bucket'"),
+        (f"http://127.0.0.1:{port}/up", {}, "cannot reach"),
+        (f"sftp://me@127.0.0.1:{port}/x/", {"password": "x"}, f"127.0.0.1:{port}"),
+    ]
+    for target, options, words in targets:
+        with pytest.raises(FerryError, match=words):
+            engine.transfer(inbox, target, dest_options=options, dry_run=True)
+    assert str(engine.transfer(inbox, tmp_path / "out", dry_run=True)).startswith("would transfer 1 of 1 files")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_leaves_no_upload(inbox: Path, s3_options: dict[str, Any], s3_client: Any) -> None:
+    bucket = s3_options.pop("bucket")
+    assert str(engine.transfer(inbox, f"s3://{bucket}/x/", dest_options=s3_options, dry_run=True)).startswith("would transfer 1 of 1 files")
+    assert "Contents" not in s3_client.list_objects_v2(Bucket=bucket)
+    assert "Uploads" not in s3_client.list_multipart_uploads(Bucket=bucket)

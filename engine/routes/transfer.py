@@ -26,6 +26,7 @@ from engine.protocols import CopiesWithin, SendsBody
 from engine.results import DELIVERED, Progress, RunResult, note_partly, printable
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, has_exactly, plan
+from engine.routes.transfer_preview import preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ def transfer(
     steps = workers.call(lambda: plan(source, destination, orders, journal))
     unmatched = Unmatched(source, orders)
     moves = _Moves(source, destination, orders, journal)
-    files = workers.call(lambda: [moves.preview(step) for step in steps]) if orders.dry_run else moves.run(steps, on_progress)
+    files = workers.call(lambda: preview(steps, destination, orders)) if orders.dry_run else moves.run(steps, on_progress)
     delivered = sum(file.bytes for file in files if file.state in DELIVERED)
     notes = (*dict.fromkeys((*source.notes, *destination.notes)), *workers.call(unmatched.note))
     result = RunResult(0, delivered, time.monotonic() - started, None, tuple(files), notes, counts="files")
@@ -146,11 +147,6 @@ class _Moves:
                 note_partly(stop, sum(result.state in DELIVERED for result in results), not_ended=sum(not one.done() for one in under_way))
                 raise
         return results
-
-    def preview(self, step: Step) -> FileResult:
-        """What a dry run says of one file. Blocking."""
-        skipped = step.todo == "send" and self._store is not None and self._orders.exists == "skip" and self._stands(step)
-        return replace(step.result, state="skipped") if skipped else step.result
 
     def _has_room(self, under_way: dict[Future[FileResult], tuple[int, int]], step: Step) -> bool:
         if not under_way or step.is_alike:

@@ -90,6 +90,7 @@ class LocalStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
+        self._check_mount()
         return os.path.isdir(self._place(path) if path else self._root or "/")  # noqa: PTH112 - no path object for each question
 
     def close(self) -> None:

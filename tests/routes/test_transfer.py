@@ -420,6 +420,19 @@ def test_a_dry_run_says_what_would_be_skipped(source: MemoryStore) -> None:
     assert states(transfer(source, destination, Orders(pattern="*.csv", dry_run=True, exists="skip"))) == {"a.csv": "skipped", "b.csv": "planned"}
 
 
+@pytest.mark.parametrize("more", [0, 30])
+def test_a_dry_run_says_what_would_fail(source: MemoryStore, more: int) -> None:
+    destination = MemoryStore()
+    for number in range(more):  # enough for one listing of the target
+        put(source, f"{number}.csv", b"")
+    put(destination, "a.csv", b"old")
+    orders = Orders(pattern="*.csv", exists="fail", delete_source=True)
+    foreseen = failing(source, destination, replace(orders, dry_run=True))
+    assert (states(foreseen)["a.csv"], states(foreseen)["b.csv"]) == ("failed", "planned")
+    assert set(content(destination)) == {"a.csv"}
+    assert {file.source for file in foreseen.failed} == {file.source for file in failing(source, destination, orders).failed}
+
+
 class Watched(MemoryStore):
     """Counts the files that are being read."""
 

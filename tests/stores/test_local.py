@@ -175,6 +175,7 @@ def test_require_mount_refuses_every_verb_below_the_root_file_system(tmp_path: P
     store = store_in(tmp_path / "share", require_mount=True)
     verbs = {
         "stat": lambda: store.stat("file"),
+        "is_folder": lambda: store.is_folder(""),
         "list": lambda: list(store.list()),
         "read": lambda: store.open_read(found).__enter__(),
         "write": lambda: store.open_write("new").__enter__(),
