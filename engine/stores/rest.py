@@ -21,7 +21,7 @@ from requests.auth import HTTPBasicAuth
 from engine import paths
 from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, FileChanged, LeaseLost, OutcomeUnknown, TransferFailed
-from engine.options import Options, Secret
+from engine.options import Options, Secret, json_object
 from engine.results import Receipt
 from engine.stores.rest_body import FileBody, Frame, SourceFailedError, form
 from engine.stores.rest_connection import never_connected, session, trust
@@ -86,6 +86,9 @@ def _text(value: str) -> str:
     return value
 
 
+_Text = Annotated[str, AfterValidator(_text)]
+
+
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
@@ -118,10 +121,10 @@ class RestOptions(Options):
     username: str | None = None
     password: Secret | None = None
     use_multipart: bool = True
-    file_field_name: Annotated[str, Field(min_length=1), AfterValidator(_text)] = "file"
-    additional_fields: dict[Annotated[str, AfterValidator(_text)], Annotated[str, AfterValidator(_text)]] = Field(default_factory=dict)
+    file_field_name: Annotated[_Text, Field(min_length=1)] = "file"
+    additional_fields: Annotated[dict[_Text, _Text], BeforeValidator(json_object)] = Field(default_factory=dict)
     content_type: Annotated[str, Field(min_length=1), AfterValidator(_header_value)] = "application/octet-stream"
-    headers: dict[str, Secret] = Field(default_factory=dict)
+    headers: Annotated[dict[str, Secret], BeforeValidator(json_object)] = Field(default_factory=dict)
     idempotent: bool = False
     timeout: Annotated[float, Field(gt=0)] = 60.0
     verify_tls: bool = True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.test_bad_input import ferry
+from tests.stores.rest_server import endpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,3 +26,21 @@ def test_json_of_a_transfer_that_failed_says_so(inbox: Path, tmp_path: Path) -> 
     result = ferry("transfer", str(inbox), str(tmp_path / "out"), "--json")
     told = json.loads(result.stdout)
     assert (result.returncode, told["status"], [file["state"] for file in told["files"]]) == (1, "failed", ["failed"])
+
+
+def test_every_key_can_be_given_on_the_command_line_objects_as_json(inbox: Path) -> None:
+    given = ('headers={"X-Study": "7", "X-Key": "env:KEY"}', 'additional_fields={"note": "of {name}"}')
+    with endpoint() as server:
+        result = ferry("transfer", str(inbox), f"{server.url}/up", *(part for one in given for part in ("--dest-option", one)), env={"KEY": "k"})
+    assert result.returncode == 0, result.stderr
+    (taken,) = server.taken
+    assert (taken.headers["x-study"], taken.headers["x-key"]) == ("7", "k")
+    assert taken.parts["note"][2] == b"of a.csv"
+
+
+@pytest.mark.parametrize("value", ["{'X-Key': 'canary'}", "canary", '["canary"]', '{"X-Key": ["canary"]}'])
+def test_what_is_no_object_is_refused_without_its_value(inbox: Path, value: str) -> None:
+    result = ferry("transfer", str(inbox), "https://host/up", "--dest-option", f"headers={value}")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "'headers" in result.stderr
+    assert "canary" not in result.stderr
