@@ -124,7 +124,7 @@ def transfer(
         files_in_flight: Files under way at once, at most.
         verify: The least level of verification: `size`, `checksum` or `read-back`. Default: what costs no second read.
         min_age: Seconds since its last modification that a file must have been left alone; younger ones are left.
-        limit_rate_mb: MB (1,000,000 bytes) per second, of all files together.
+        limit_rate_mb: MB (1,000,000 bytes) per second, of all files together; copies within S3 are not slowed down.
         dry_run: Say what would be done.
         source_options: Any key of the source.
         dest_options: Any key of the destination.

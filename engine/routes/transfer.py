@@ -238,7 +238,8 @@ class _Moves:
             self._noting_failure(step, destination.notes),
             destination.open_write(step.target, size=step.file.size, exists=exists, on_begin=begun, **more) as writer,
         ):
-            if not (isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
+            may_copy = self._orders.bytes_per_second is None or not destination.has_folders  # a rate is kept by what passes through here
+            if not (may_copy and isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
                 with self._reading(step.file) as body:
                     while data := body.read(PIECE_BYTES):
                         writer.write(data)

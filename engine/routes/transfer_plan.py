@@ -46,7 +46,7 @@ class Orders:
         verify: The least level of verification; None: what costs no second read.
         files_in_flight: Files under way at once, at most.
         min_age: Seconds since its last modification that a file must have been left alone.
-        bytes_per_second: Of all files together, at most; server-side copies pass through nobody's hands and are not slowed down.
+        bytes_per_second: Of all files together, at most; copies within S3 pass through nobody's hands and are not slowed down.
         redeliver: Send what the ledger says was delivered before.
         dry_run: Say what would be done.
     """

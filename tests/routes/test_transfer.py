@@ -479,7 +479,9 @@ def test_progress_tells_files_and_bytes(source: MemoryStore) -> None:
     assert (seen[-1].files, seen[-1].total_files, seen[-1].bytes, seen[-1].total_bytes) == (5, 5, total, total)
 
 
-def test_the_rate_is_kept_by_pauses(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["memory", "one file system"])
+def test_the_rate_is_kept_by_pauses(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Any] = [MemoryStore() if where == "memory" else LocalStore(FolderOptions(path=str(tmp_path / name))) for name in ("in", "out")]
     pauses: list[float] = []
     true = threading.Event.wait
 
@@ -487,9 +489,9 @@ def test_the_rate_is_kept_by_pauses(source: MemoryStore, monkeypatch: pytest.Mon
         pauses.append(timeout or 0)
         return true(event, 0)
 
-    put(source, "large", bytes(1_000_000))
+    put(ends[0], "large", bytes(1_000_000))
     monkeypatch.setattr(threading.Event, "wait", wait)
-    transfer(source, MemoryStore(), Orders(pattern="large", bytes_per_second=1_000_000.0))
+    transfer(*ends, Orders(pattern="large", bytes_per_second=1_000_000.0))
     assert 0.9 < max(pauses) <= 1.0
 
 
