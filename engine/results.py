@@ -190,7 +190,7 @@ class RunResult:
                 self.headline,
                 *lines,
                 *([f"… and {more:,} more files (--json and ferry runs show tell all)"] if more > 0 else []),
-                *(f"note: {note}" for note in self.notes),
+                *(f"note: {printable(note)}" for note in self.notes),
             ]
         )
 

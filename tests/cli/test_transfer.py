@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,3 +45,14 @@ def test_what_is_no_object_is_refused_without_its_value(inbox: Path, value: str)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert "'headers" in result.stderr
     assert "canary" not in result.stderr
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("utf-8:strict", b"\xff.csv"), ("latin-1:strict", "ł.csv".encode())])
+def test_names_that_standard_output_cannot_carry_are_escaped(inbox: Path, tmp_path: Path, encoding: str, name: bytes) -> None:
+    (inbox / os.fsdecode(name)).write_text("x")
+    (inbox / f"{os.fsdecode(name)}.link").symlink_to(tmp_path)
+    for more in (["--json"], []):
+        result = ferry("transfer", str(inbox), str(tmp_path / "out"), *more, env={"PYTHONIOENCODING": encoding})
+        assert (result.returncode, result.stderr) == (0, "")
+        if more:
+            assert os.fsdecode(name) in {file["source"].rpartition("/")[2] for file in json.loads(result.stdout)["files"]}
