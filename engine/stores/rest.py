@@ -24,7 +24,7 @@ from engine.errors import ConfigurationError, ConnectionFailed, FerryError, File
 from engine.options import Options, Secret, json_object
 from engine.results import Receipt
 from engine.stores.rest_body import FileBody, Frame, SourceFailedError, form
-from engine.stores.rest_connection import never_connected, session, trust
+from engine.stores.rest_connection import never_connected, session, tell_body, trust
 
 if TYPE_CHECKING:
     import ssl
@@ -254,7 +254,8 @@ class RestDestination:
         return form(fields, options.file_field_name, name, options.content_type)
 
     def _refused(self, response: requests.Response, what: str) -> NoReturn:
-        """Status, media type and length; the body may quote what was sent."""
+        """Status, media type and length; the body may quote what was sent, and is no part of the error."""
+        tell_body(response, what)
         status = response.status_code
         media, length = response.headers.get("Content-Type", "").partition(";")[0].strip(), response.headers.get("Content-Length", "")
         media = media if _MEDIA_TYPE.fullmatch(media) else "no media type"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.test_bad_input import ferry
+from tests.cli.test_bad_input import FERRY, ferry
 from tests.stores.rest_server import endpoint
 
 if TYPE_CHECKING:
@@ -56,3 +59,26 @@ def test_names_that_standard_output_cannot_carry_are_escaped(inbox: Path, tmp_pa
         assert (result.returncode, result.stderr) == (0, "")
         if more:
             assert os.fsdecode(name) in {file["source"].rpartition("/")[2] for file in json.loads(result.stdout)["files"]}
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What a command writes to standard error when that is a terminal."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", 0) as terminal, subprocess.Popen([*FERRY, *arguments], stdout=subprocess.DEVNULL, stderr=theirs):
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # the terminal of a process that has ended
+            while data := terminal.read(4096):
+                said += data
+    return said.decode()
+
+
+def test_the_body_of_an_endpoints_refusal_is_shown_to_a_person_who_debugs_and_to_nobody_else(inbox: Path) -> None:
+    with endpoint() as server:
+        server.answers = [(400, {})] * 4
+        transfer = ("transfer", str(inbox), f"{server.url}/up", "--quiet")
+        assert "up: the answer begins: SECRET of the server" in on_a_terminal(*transfer, "--debug")
+        quiet, in_a_file = on_a_terminal(*transfer), ferry(*transfer, "--debug").stderr
+        assert "answered 400" in quiet
+        assert "answered 400" in in_a_file
+        assert "SECRET" not in quiet + in_a_file
