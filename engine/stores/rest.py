@@ -139,6 +139,9 @@ class RestOptions(Options):
         unused = [key for key in ("token", "api_key", "password") if getattr(self, key) is not None and key not in _NEEDED[self.auth_type]]
         if unused:
             raise ValueError(f"'{unused[0]}' is given, and 'auth_type' {self.auth_type} does not use it")
+        lost = [key for key in ("additional_fields", "file_field_name") if not self.use_multipart and getattr(self, key) != _default(key)]
+        if lost:
+            raise ValueError(f"'{lost[0]}' is given, and without 'use_multipart' there is no form that could hold it")
         for name, value in self.headers.items():
             _named(f"'headers': {name!r}", _header_name, name)
             _named(f"'headers': the value of {name!r}", _header_value, value.get_secret_value())
@@ -321,6 +324,10 @@ class RestDestination:
         if self._options.require_tls or os.environ.get("FERRY_REQUIRE_TLS") == "1":
             raise ConfigurationError("'url' is http, and require_tls asks for an encrypted connection; use https")
         self.notes.append(f"the connection to {url.scheme}://{url.netloc} is not encrypted")
+
+
+def _default(key: str) -> Any:
+    return RestOptions.model_fields[key].get_default(call_default_factory=True)
 
 
 def _named(what: str, check: Callable[[str], str], value: str) -> None:
