@@ -23,7 +23,7 @@ from engine import jobs, layers, reaper, workers
 from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
 from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
-from engine.results import RunResult, delivered, printable
+from engine.results import RunResult, delivered, may_remain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -309,7 +309,8 @@ def _say_file(ids: dict[str, object], file: FileResult) -> None:
 
 def _say(event: str, **facts: object) -> None:
     """An INFO line that people read and programs parse: the event, then `key=value`; the facts are also on the record (`ferry`), for JSON formatters."""
-    pairs = (f"{key}={json.dumps(str(value), ensure_ascii=False) if ' ' in str(value) else printable(str(value))}" for key, value in facts.items())
+    shown = {key: printable(str(value)) for key, value in facts.items()}
+    pairs = (f"{key}={json.dumps(text, ensure_ascii=False) if ' ' in text else text}" for key, text in shown.items())
     _log.info("%s: %s", event, " ".join(pairs), extra={"ferry": {"event": event, **facts}})
 
 
@@ -351,7 +352,7 @@ def _stopped(connector_id: int, run_id: int | None, stop: BaseException) -> dict
 
 
 def _cancelled(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
-    summary = f"cancelled: {_why(stop)}; what was not finished is removed"
+    summary = f"cancelled: {_why(stop)}; what was not finished is removed{may_remain(stop)}"
     _log.warning("connector %s: run %s %s", connector_id, run_id, summary)
     return {"status": "failed", "rows_ingested": _delivered_before(run_id), "log_summary": summary}
 

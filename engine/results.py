@@ -246,6 +246,12 @@ def partly(stop: BaseException) -> tuple[int, int]:
     return found
 
 
+def may_remain(stop: BaseException) -> str:
+    """What to add where an interrupt is told of: files that could not be given up in time; empty where there were none."""
+    _, not_ended = partly(stop)
+    return f"; of {not_ended:,} whose server does not answer something unfinished may remain there" if not_ended else ""
+
+
 def printable(text: str) -> str:
     r"""What stands in names and would act on a terminal, a log or a database: escaped.
 
