@@ -99,6 +99,14 @@ def test_a_kept_source_is_sent_once_unless_it_changes_or_is_asked_for(control: C
     assert {file.state for file in engine.run_connector(connector).files} == {"already delivered"}  # whoever took it away took it away
 
 
+def test_a_run_is_shown_with_its_files_and_without_rows_that_nobody_counted(control: Control, inbox: Path) -> None:
+    run = engine.run_connector(mover(control, inbox)).run_id
+    shown = ferry("runs", "show", str(run)).stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("written ") and "/a.csv" in line and "sha256" in line and "bytes" in line]
+    assert "1,000 bytes" in line
+    assert " rows" not in line
+
+
 def test_another_destination_gets_the_files_again(control: Control, inbox: Path, tmp_path: Path) -> None:
     connector = mover(control, inbox)
     engine.run_connector(connector)

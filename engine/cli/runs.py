@@ -70,7 +70,8 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)
     typer.echo("\n".join(f"{label:<10}{value}" for label, value in labels.items()))
     typer.echo(f"\n{run['log_summary'] or ''}\n")
     for file in files:
-        size = f"{_count(file['file_rows'])} rows  {_count(file['file_bytes'])} bytes  sha256 {file['sha256'] or '-'}  verified {file['verified'] or '-'}"
+        rows = "" if file["file_rows"] is None else f"{_count(file['file_rows'])} rows  "  # where files are moved nobody has counted
+        size = f"{rows}{_count(file['file_bytes'])} bytes  sha256 {file['sha256'] or '-'}  verified {file['verified'] or '-'}"
         typer.echo(f"{file['state']} {file['url']}  " + (size if file["file_bytes"] is not None else f"at {file['changed_at']:%Y-%m-%d %H:%M:%S%z}"))
 
 

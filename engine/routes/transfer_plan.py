@@ -37,7 +37,7 @@ class Orders:
 
     Attributes:
         base: Below the source's root: a folder, or one file. Empty: the root.
-        pattern: Which files below `base`.
+        pattern: Which files below `base`; one file must match it too.
         target: Below the destination's root: a folder; or the new name of one file, unless a folder stands there. Empty: the root.
         target_is_folder: `target` is a folder in any case.
         exists: What to do with files that stand at the destination.
@@ -182,7 +182,10 @@ def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> lis
 def _chosen(source: FileSource, orders: Orders) -> tuple[list[FileInfo], str, bool]:
     """The files, the folder that their paths begin with, and whether the source is one file by name."""
     if orders.base and (single := source.stat(orders.base)) is not None:
-        return [single], single.path[: single.path.rfind("/") + 1], True
+        folder = single.path[: single.path.rfind("/") + 1]
+        if not paths.matcher(orders.pattern).fullmatch(single.path.removeprefix(folder)):
+            raise ConfigurationError(f"{source.url(single.path)} is one file, and the pattern {orders.pattern!r} does not match its name")
+        return [single], folder, True
     files = list(source.list(paths.join_pattern(orders.base, orders.pattern)))
     if not files and source.has_folders and not source.is_folder(orders.base):
         raise ConfigurationError(f"there is no file or folder {source.url(orders.base or '*').removesuffix('/*')}")

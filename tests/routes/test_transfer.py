@@ -132,6 +132,12 @@ def test_what_is_chosen_and_where_it_goes(source: MemoryStore, orders: Orders, e
     assert not [state for state in states(result).values() if state != "written"]
 
 
+def test_one_file_that_the_pattern_leaves_out_is_refused(source: MemoryStore) -> None:
+    with pytest.raises(ConfigurationError, match=r"sub/d\.csv is one file, and the pattern '\*\.parquet' does not match"):
+        transfer(source, MemoryStore(), Orders(base="sub/d.csv", pattern="*.parquet"))
+    assert transfer(source, MemoryStore(), Orders(base="sub/d.csv", pattern="**/*.csv")).ingested == 1
+
+
 def test_nothing_to_transfer_is_a_success_that_says_so() -> None:
     result = transfer(MemoryStore(), MemoryStore(), Orders())
     assert str(result) == "nothing to transfer"
