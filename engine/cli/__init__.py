@@ -5,7 +5,6 @@ Exit codes: 0 success, 1 failure, 2 usage or configuration, 130 Ctrl-C, 143 SIGT
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -70,8 +69,6 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv[1:])
     _handle_signals()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: a name that its encoding lacks ends no command
     heard = log.listen(debug=debug)
     try:
         code = app(args=arguments or ["--help"], prog_name="ferry", standalone_mode=False)

@@ -21,10 +21,14 @@ def show_json(value: Any) -> None:
     """Print one line of JSON; as ASCII with escapes where standard output cannot carry all of it, such as a name that is not UTF-8."""
     text = _json(value)
     try:
-        text.encode(sys.stdout.encoding)
+        text.encode(_encoding())
     except UnicodeEncodeError:
         text = _json(value, ensure_ascii=True)
     typer.echo(text)
+
+
+def _encoding() -> str:
+    return sys.stdout.encoding or "utf-8"
 
 
 def _json(value: Any, *, ensure_ascii: bool = False) -> str:
@@ -39,7 +43,7 @@ def told(*, as_json: bool, quiet: bool, more: Mapping[str, Any] | None = None) -
         if as_json:
             show_json({**(more or {}), **result.to_dict()})
         elif not quiet:
-            typer.echo(str(result))
+            typer.echo(str(result).encode(_encoding(), "backslashreplace").decode(_encoding()))
 
     try:
         yield show
