@@ -26,6 +26,7 @@ from engine.protocols import CopiesWithin, SendsBody
 from engine.results import DELIVERED, Progress, RunResult, note_partly, printable
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, has_exactly, plan
+from engine.routes.transfer_preview import preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,12 +77,12 @@ def transfer(
     steps = workers.call(lambda: plan(source, destination, orders, journal))
     unmatched = Unmatched(source, orders)
     moves = _Moves(source, destination, orders, journal)
-    files = workers.call(lambda: [moves.preview(step) for step in steps]) if orders.dry_run else moves.run(steps, on_progress)
+    files = workers.call(lambda: preview(steps, destination, orders)) if orders.dry_run else moves.run(steps, on_progress)
     delivered = sum(file.bytes for file in files if file.state in DELIVERED)
     notes = (*dict.fromkeys((*source.notes, *destination.notes)), *workers.call(unmatched.note))
     result = RunResult(0, delivered, time.monotonic() - started, None, tuple(files), notes, counts="files")
     if result.failed:
-        raise PartlyFailed(_told(result), result, transient=moves.may_help)
+        raise PartlyFailed(_told(result), replace(result, status="failed"), transient=moves.may_help)
     return result
 
 
@@ -146,11 +147,6 @@ class _Moves:
                 note_partly(stop, sum(result.state in DELIVERED for result in results), not_ended=sum(not one.done() for one in under_way))
                 raise
         return results
-
-    def preview(self, step: Step) -> FileResult:
-        """What a dry run says of one file. Blocking."""
-        skipped = step.todo == "send" and self._store is not None and self._orders.exists == "skip" and self._stands(step)
-        return replace(step.result, state="skipped") if skipped else step.result
 
     def _has_room(self, under_way: dict[Future[FileResult], tuple[int, int]], step: Step) -> bool:
         if not under_way or step.is_alike:
@@ -229,7 +225,7 @@ class _Moves:
     def _copy(self, step: Step) -> Receipt:
         destination = self._destination
         if step.is_alike:
-            _refuse_folded(destination, step)
+            _refuse_folded(destination, self._orders.target, step)
         exists: Exists = "replace" if self._orders.exists == "replace" else "fail"
 
         def begun(leftover: str) -> None:
@@ -242,7 +238,8 @@ class _Moves:
             self._noting_failure(step, destination.notes),
             destination.open_write(step.target, size=step.file.size, exists=exists, on_begin=begun, **more) as writer,
         ):
-            if not (isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
+            may_copy = self._orders.bytes_per_second is None or not destination.has_folders  # a rate is kept by what passes through here
+            if not (may_copy and isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
                 with self._reading(step.file) as body:
                     while data := body.read(PIECE_BYTES):
                         writer.write(data)
@@ -347,9 +344,9 @@ class _Moves:
         return replace(result, source_deleted=True)
 
 
-def _refuse_folded(destination: Store, step: Step) -> None:
+def _refuse_folded(destination: Store, folder: str, step: Step) -> None:
     """Of several names that differ by case or Unicode form only, a store that takes them for one would keep one file, and a move delete all sources."""
-    if destination.stat(step.target) is not None and not has_exactly(destination, step.target):
+    if destination.stat(step.target) is not None and not has_exactly(destination, folder, step.target):
         raise TransferFailed(
             f"{step.result.path}: the destination takes this name and that of another file of this run for one (they differ by upper and lower case, "
             "or by how accents are written), and holds the other; rename one of them"

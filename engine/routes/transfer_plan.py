@@ -37,7 +37,7 @@ class Orders:
 
     Attributes:
         base: Below the source's root: a folder, or one file. Empty: the root.
-        pattern: Which files below `base`.
+        pattern: Which files below `base`; one file must match it too.
         target: Below the destination's root: a folder; or the new name of one file, unless a folder stands there. Empty: the root.
         target_is_folder: `target` is a folder in any case.
         exists: What to do with files that stand at the destination.
@@ -46,7 +46,7 @@ class Orders:
         verify: The least level of verification; None: what costs no second read.
         files_in_flight: Files under way at once, at most.
         min_age: Seconds since its last modification that a file must have been left alone.
-        bytes_per_second: Of all files together, at most; server-side copies pass through nobody's hands and are not slowed down.
+        bytes_per_second: Of all files together, at most; copies within S3 pass through nobody's hands and are not slowed down.
         redeliver: Send what the ledger says was delivered before.
         dry_run: Say what would be done.
     """
@@ -159,12 +159,13 @@ def _with_likeness(steps: list[Step]) -> list[Step]:
     return marked
 
 
-def has_exactly(destination: Store, path: str) -> bool:
-    """Whether a file is listed under this very name, not only found by it. Blocking.
+def has_exactly(destination: Store, folder: str, path: str) -> bool:
+    """Whether a file below `folder` is listed under this very name, not only found by it. Blocking.
 
-    From the root on: a listing that begins in a folder takes the folder's name as it was asked for.
+    All below that folder: a listing that begins in one takes its name as it was asked for.
     """
-    return any(file.path == path for file in destination.list("**/*" if "/" in path else "*", ordered=False))
+    deep = "/" in path[len(folder) + 1 if folder else 0 :]
+    return any(file.path == path for file in destination.list(paths.join_pattern(folder, "**/*" if deep else "*"), ordered=False))
 
 
 def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> list[Step]:
@@ -181,7 +182,10 @@ def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> lis
 def _chosen(source: FileSource, orders: Orders) -> tuple[list[FileInfo], str, bool]:
     """The files, the folder that their paths begin with, and whether the source is one file by name."""
     if orders.base and (single := source.stat(orders.base)) is not None:
-        return [single], single.path[: single.path.rfind("/") + 1], True
+        folder = single.path[: single.path.rfind("/") + 1]
+        if not paths.matcher(orders.pattern).fullmatch(single.path.removeprefix(folder)):
+            raise ConfigurationError(f"{source.url(single.path)} is one file, and the pattern {orders.pattern!r} does not match its name")
+        return [single], folder, True
     files = list(source.list(paths.join_pattern(orders.base, orders.pattern)))
     if not files and source.has_folders and not source.is_folder(orders.base):
         raise ConfigurationError(f"there is no file or folder {source.url(orders.base or '*').removesuffix('/*')}")

@@ -91,6 +91,7 @@ class LocalStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
+        self._check_mount()
         return os.path.isdir(self._place(path) if path else self._root or "/")  # noqa: PTH112 - no path object for each question
 
     def close(self) -> None:
@@ -98,6 +99,7 @@ class LocalStore:
 
     def stat(self, path: str) -> File | None:
         """The regular file at `path`, or None."""
+        self._check_mount()
         return self._look(path, self._place(path))
 
     def _look(self, path: str, place: str) -> File | None:
@@ -139,6 +141,7 @@ class LocalStore:
     def open_descriptor(self, file: FileInfo) -> Iterator[int]:
         """The version that was listed, open for reading; another version is an error before and after."""
         place = self._place(file.path)
+        self._check_mount()
         self._check_links(place)
         with translating(place, "read"):
             descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe that took the file's place holds nobody up
@@ -152,6 +155,7 @@ class LocalStore:
     def delete(self, file: FileInfo) -> None:
         """Delete that version; of a link to it, the link."""
         place = self._place(file.path)
+        self._check_mount()
         self._check_links(place)
         with translating(place, "delete"):
             self._check_version(file, os.stat(place))  # noqa: PTH116 - as above
@@ -239,6 +243,7 @@ class LocalStore:
             raise FileChanged(f"{self.url(file.path)} has changed since it was listed", transient=True)
 
     def _check_mount(self) -> None:
+        """Asked by every verb that reads, writes or deletes: a share may go away in the middle of a run."""
         if not self._options.require_mount:
             return
         root = Path(self._root or "/")

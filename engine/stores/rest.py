@@ -21,10 +21,10 @@ from requests.auth import HTTPBasicAuth
 from engine import paths
 from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, FileChanged, LeaseLost, OutcomeUnknown, TransferFailed
-from engine.options import Options, Secret
+from engine.options import Options, Secret, json_object
 from engine.results import Receipt
 from engine.stores.rest_body import FileBody, Frame, SourceFailedError, form
-from engine.stores.rest_connection import never_connected, session, trust
+from engine.stores.rest_connection import never_connected, session, tell_body, trust
 
 if TYPE_CHECKING:
     import ssl
@@ -86,6 +86,9 @@ def _text(value: str) -> str:
     return value
 
 
+_Text = Annotated[str, AfterValidator(_text)]
+
+
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
@@ -118,10 +121,10 @@ class RestOptions(Options):
     username: str | None = None
     password: Secret | None = None
     use_multipart: bool = True
-    file_field_name: Annotated[str, Field(min_length=1), AfterValidator(_text)] = "file"
-    additional_fields: dict[Annotated[str, AfterValidator(_text)], Annotated[str, AfterValidator(_text)]] = Field(default_factory=dict)
+    file_field_name: Annotated[_Text, Field(min_length=1)] = "file"
+    additional_fields: Annotated[dict[_Text, _Text], BeforeValidator(json_object)] = Field(default_factory=dict)
     content_type: Annotated[str, Field(min_length=1), AfterValidator(_header_value)] = "application/octet-stream"
-    headers: dict[str, Secret] = Field(default_factory=dict)
+    headers: Annotated[dict[str, Secret], BeforeValidator(json_object)] = Field(default_factory=dict)
     idempotent: bool = False
     timeout: Annotated[float, Field(gt=0)] = 60.0
     verify_tls: bool = True
@@ -136,6 +139,9 @@ class RestOptions(Options):
         unused = [key for key in ("token", "api_key", "password") if getattr(self, key) is not None and key not in _NEEDED[self.auth_type]]
         if unused:
             raise ValueError(f"'{unused[0]}' is given, and 'auth_type' {self.auth_type} does not use it")
+        lost = [key for key in ("additional_fields", "file_field_name") if not self.use_multipart and getattr(self, key) != _default(key)]
+        if lost:
+            raise ValueError(f"'{lost[0]}' is given, and without 'use_multipart' there is no form that could hold it")
         for name, value in self.headers.items():
             _named(f"'headers': {name!r}", _header_name, name)
             _named(f"'headers': the value of {name!r}", _header_value, value.get_secret_value())
@@ -251,7 +257,8 @@ class RestDestination:
         return form(fields, options.file_field_name, name, options.content_type)
 
     def _refused(self, response: requests.Response, what: str) -> NoReturn:
-        """Status, media type and length; the body may quote what was sent."""
+        """Status, media type and length; the body may quote what was sent, and is no part of the error."""
+        tell_body(response, what)
         status = response.status_code
         media, length = response.headers.get("Content-Type", "").partition(";")[0].strip(), response.headers.get("Content-Length", "")
         media = media if _MEDIA_TYPE.fullmatch(media) else "no media type"
@@ -317,6 +324,10 @@ class RestDestination:
         if self._options.require_tls or os.environ.get("FERRY_REQUIRE_TLS") == "1":
             raise ConfigurationError("'url' is http, and require_tls asks for an encrypted connection; use https")
         self.notes.append(f"the connection to {url.scheme}://{url.netloc} is not encrypted")
+
+
+def _default(key: str) -> Any:
+    return RestOptions.model_fields[key].get_default(call_default_factory=True)
 
 
 def _named(what: str, check: Callable[[str], str], value: str) -> None:

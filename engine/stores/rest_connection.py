@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,20 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import InsecureRequestWarning, NewConnectionError
+from urllib3.exceptions import HTTPError, InsecureRequestWarning, NewConnectionError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from engine.errors import ConfigurationError
+from engine.results import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BLOCK_BYTES = 256 << 10
+_SHOWN_BYTES = 4096
+_answers = logging.getLogger("engine.answers")
+if not _answers.level:
+    _answers.setLevel(logging.CRITICAL)  # never with the engine's other records: an answer may quote what was sent; `ferry --debug` on a terminal lowers it
 
 
 @contextlib.contextmanager
@@ -87,12 +93,21 @@ def trust(*, verify: bool, ca_bundle: str | None) -> ssl.SSLContext:
 
 
 def session(context: ssl.SSLContext | None) -> requests.Session:
-    """A session that takes nothing from the environment: no netrc, no proxy that the configuration does not name."""
+    """A session that takes nothing from the environment: no netrc and no proxy."""
     made = requests.Session()
     made.trust_env = False
     made.mount("http://", _Adapter(None))
     made.mount("https://", _Adapter(context))
     return made
+
+
+def tell_body(response: requests.Response, what: str) -> None:
+    """Show how the body of a refusal begins, where somebody has asked for that."""
+    if not _answers.isEnabledFor(logging.INFO):
+        return
+    with contextlib.suppress(HTTPError, OSError):  # the refusal itself says what went wrong
+        begin = response.raw.read1(_SHOWN_BYTES, decode_content=True) or b""
+        _answers.info("%s: the answer begins: %s", what, printable(begin.decode(errors="replace")))
 
 
 def never_connected(error: requests.RequestException) -> bool:

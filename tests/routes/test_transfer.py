@@ -132,6 +132,12 @@ def test_what_is_chosen_and_where_it_goes(source: MemoryStore, orders: Orders, e
     assert not [state for state in states(result).values() if state != "written"]
 
 
+def test_one_file_that_the_pattern_leaves_out_is_refused(source: MemoryStore) -> None:
+    with pytest.raises(ConfigurationError, match=r"sub/d\.csv is one file, and the pattern '\*\.parquet' does not match"):
+        transfer(source, MemoryStore(), Orders(base="sub/d.csv", pattern="*.parquet"))
+    assert transfer(source, MemoryStore(), Orders(base="sub/d.csv", pattern="**/*.csv")).ingested == 1
+
+
 def test_nothing_to_transfer_is_a_success_that_says_so() -> None:
     result = transfer(MemoryStore(), MemoryStore(), Orders())
     assert str(result) == "nothing to transfer"
@@ -367,6 +373,21 @@ def test_names_that_differ_by_case_all_arrive_where_they_are_different() -> None
     assert content(source) == {}
 
 
+def test_names_that_differ_by_case_arrive_again_whatever_lies_beside_the_target() -> None:
+    class Guarded(MemoryStore):
+        def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[Any]:
+            if not pattern.startswith("in/"):
+                raise ResourceError("cannot list what is not the target")
+            return super().list(pattern, ordered=ordered)
+
+    source, target = MemoryStore(), Guarded()
+    for name in ("a.csv", "A.csv", "sub/b.csv", "Sub/b.csv"):
+        put(source, name, name.encode())
+    for _ in range(2):
+        assert transfer(source, target, Orders(pattern="**/*", target="in")).ingested == 4
+    assert content(target) == {f"in/{name}": name.encode() for name in ("a.csv", "A.csv", "sub/b.csv", "Sub/b.csv")}
+
+
 def test_young_files_are_left() -> None:
     source = filled(MemoryStore())
     now = datetime.now(UTC)
@@ -403,6 +424,19 @@ def test_a_dry_run_says_what_would_be_skipped(source: MemoryStore) -> None:
     destination = MemoryStore()
     put(destination, "a.csv", b"old")
     assert states(transfer(source, destination, Orders(pattern="*.csv", dry_run=True, exists="skip"))) == {"a.csv": "skipped", "b.csv": "planned"}
+
+
+@pytest.mark.parametrize("more", [0, 30])
+def test_a_dry_run_says_what_would_fail(source: MemoryStore, more: int) -> None:
+    destination = MemoryStore()
+    for number in range(more):  # enough for one listing of the target
+        put(source, f"{number}.csv", b"")
+    put(destination, "a.csv", b"old")
+    orders = Orders(pattern="*.csv", exists="fail", delete_source=True)
+    foreseen = failing(source, destination, replace(orders, dry_run=True))
+    assert (states(foreseen)["a.csv"], states(foreseen)["b.csv"]) == ("failed", "planned")
+    assert set(content(destination)) == {"a.csv"}
+    assert {file.source for file in foreseen.failed} == {file.source for file in failing(source, destination, orders).failed}
 
 
 class Watched(MemoryStore):
@@ -451,7 +485,9 @@ def test_progress_tells_files_and_bytes(source: MemoryStore) -> None:
     assert (seen[-1].files, seen[-1].total_files, seen[-1].bytes, seen[-1].total_bytes) == (5, 5, total, total)
 
 
-def test_the_rate_is_kept_by_pauses(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["memory", "one file system"])
+def test_the_rate_is_kept_by_pauses(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Any] = [MemoryStore() if where == "memory" else LocalStore(FolderOptions(path=str(tmp_path / name))) for name in ("in", "out")]
     pauses: list[float] = []
     true = threading.Event.wait
 
@@ -459,9 +495,9 @@ def test_the_rate_is_kept_by_pauses(source: MemoryStore, monkeypatch: pytest.Mon
         pauses.append(timeout or 0)
         return true(event, 0)
 
-    put(source, "large", bytes(1_000_000))
+    put(ends[0], "large", bytes(1_000_000))
     monkeypatch.setattr(threading.Event, "wait", wait)
-    transfer(source, MemoryStore(), Orders(pattern="large", bytes_per_second=1_000_000.0))
+    transfer(*ends, Orders(pattern="large", bytes_per_second=1_000_000.0))
     assert 0.9 < max(pauses) <= 1.0
 
 

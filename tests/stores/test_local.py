@@ -18,6 +18,7 @@ from engine import workers
 from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError, ResourceError
 from engine.stores import local_writer
 from engine.stores.local import FolderOptions, LocalStore
+from engine.stores.temporary import temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,14 +165,27 @@ def test_no_descriptor_stays_open_after_finish(tmp_path: Path) -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
-def test_require_mount_refuses_a_folder_of_the_root_file_system(tmp_path: Path) -> None:
+def test_require_mount_refuses_every_verb_below_the_root_file_system(tmp_path: Path) -> None:
     if any(os.path.ismount(p) for p in (tmp_path, *tmp_path.parents) if p.parent != p):
         pytest.skip("the folder for temporary files is a mount")
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share/file").write_bytes(b"x")
+    found = store_in(tmp_path / "share").stat("file")
+    assert found is not None
     store = store_in(tmp_path / "share", require_mount=True)
-    with pytest.raises(ResourceError, match="mount point"), store.open_write("file"):
-        pytest.fail("opened")
-    assert list(tmp_path.iterdir()) == []
-    assert store_in(tmp_path / "share").stat("file") is None
+    verbs = {
+        "stat": lambda: store.stat("file"),
+        "is_folder": lambda: store.is_folder(""),
+        "list": lambda: list(store.list()),
+        "read": lambda: store.open_read(found).__enter__(),
+        "write": lambda: store.open_write("new").__enter__(),
+        "delete": lambda: store.delete(found),
+        "sweep": lambda: store.sweep("file", temporary_name("file", "0123456789ab")),
+    }
+    for name, verb in verbs.items():
+        with pytest.raises(ResourceError, match="mount point"):
+            pytest.fail(f"{name}: {verb()}")
+    assert [path.name for path in (tmp_path / "share").iterdir()] == ["file"]
 
 
 def test_require_mount_accepts_what_is_mounted() -> None:

@@ -161,6 +161,8 @@ def test_who_we_are(server: Endpoint, options: dict[str, Any], header: str, valu
         ({"url": "https://.x/x"}, "'url' should be a URL"),
         ({"timeout": 0}, "'timeout'"),
         ({"ca_bundle": "/nowhere"}, "'ca_bundle' is no file"),
+        ({"use_multipart": False, "additional_fields": {"study": SECRET}}, "'additional_fields' is given, and without 'use_multipart'"),
+        ({"use_multipart": False, "file_field_name": "upload"}, "'file_field_name' is given, and without 'use_multipart'"),
         ({"tokn": SECRET}, "did you mean 'token'"),
     ],
 )
@@ -169,6 +171,11 @@ def test_wrong_options_are_named_and_secrets_are_not(options: dict[str, Any], wo
         RestOptions.parse({"url": "https://host/upload", **options}, where="destination")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     assert "did you mean" in words or str(caught.value).startswith("destination: ")
+
+
+def test_a_form_that_says_nothing_may_be_switched_off() -> None:
+    said = {"use_multipart": False, "file_field_name": "file", "additional_fields": {}}  # as an override of a connector leaves it
+    assert not RestOptions.parse({"url": "https://host/upload", **said}, where="destination").use_multipart
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
