@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from engine.protocols import FileInfo, FileSource, LoadsRows, RowDestination, RowFile, RowFormat
     from engine.results import FileState
 
-LOOK_SECONDS = 0.5
-
 
 @dataclass(frozen=True, slots=True)
 class LoadOrders:
