@@ -198,7 +198,8 @@ class S3Writer:
         try:
             return copy.publish()
         except FAILURES as error:
-            head = self._published.look()[0]
+            is_refusal = copy.upload_id is None and 400 <= status(error) < 500  # noqa: PLR2004 - HTTP
+            head = None if is_refusal else self._published.look()[0]
             is_done = self._published.is_ours(head) if copy.upload_id is not None else head is not None and head["ETag"].strip('"') == copy.file.version
             if head is not None and is_done and head["ContentLength"] == self.size:
                 return head

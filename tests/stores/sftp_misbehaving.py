@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ class Faults:
         race: Somebody else makes each folder just before MKDIR, which then answers FAILURE.
         remove_folder: So many times somebody else removes an empty folder just before a file is made in it.
         late_stats: So many times STAT does not find a file that was closed.
+        drip: Answers come byte by byte, so many seconds apart.
         unreachable: New connections are dropped.
         refuse_sync: Whether the n-th fsync (from 0) fails.
         folds: Names that differ only by case are one file.
@@ -58,6 +60,7 @@ class Faults:
     race: bool = False
     remove_folder: int = 0
     late_stats: int = 0
+    drip: float = 0.0
     unreachable: bool = False
     writes: int = 0
     renames: int = 0
@@ -192,6 +195,13 @@ class _Protocol(paramiko.SFTPServer):
             self.channel.get_transport().close()
         else:
             super()._process(kind, number, message)  # type: ignore[misc]
+
+    def _write_all(self, out: bytes) -> None:
+        for at in range(len(out)) if self.control.faults.drip else ():
+            time.sleep(self.control.faults.drip)
+            super()._write_all(out[at : at + 1])  # type: ignore[misc]
+        if not self.control.faults.drip:
+            super()._write_all(out)  # type: ignore[misc]
 
     def _check(self, number: int, handle: Any) -> None:
         message = paramiko.Message()

@@ -22,7 +22,7 @@ from engine import workers
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, OutcomeUnknown, PartlyFailed, ResourceError, TransferFailed
 from engine.routes.transfer import transfer
 from engine.routes.transfer_plan import Orders
-from engine.stores import sftp_connection, sftp_flush, sftp_publish, sftp_upload
+from engine.stores import sftp_connection, sftp_flush, sftp_publish, sftp_session, sftp_upload
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.sftp import SftpOptions, SftpStore
 from tests.stores.sftp_misbehaving import PASSWORD, Faults, Server, misbehaving
@@ -389,6 +389,18 @@ def test_a_move_sends_links_before_the_files_that_they_lead_to(server: Server, s
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {"2024-01.csv": DATA, "latest.csv": DATA}
     assert [path.name for path in server.root.iterdir()] == ["gone.csv"]
     assert any("gone.csv is a link that leads nowhere" in note for note in result.notes)
+
+
+def test_an_answer_that_drips_is_not_waited_for_for_ever(server: Server, store: SftpStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_connection, "STALL_SECONDS", 0.3)
+    put(store, "file")
+    server.faults.drip = 0.2
+    began = time.monotonic()
+    with pytest.raises(ConnectionFailed, match="not answered in time") as caught:
+        store.stat("file")
+    assert 0.3 * sftp_session.ANSWER_TIMEOUTS < time.monotonic() - began < 10
+    assert caught.value.transient
+    server.faults.drip = 0.0
 
 
 def test_a_server_without_sizes_is_said_to_have_accepted(server: Server, store: SftpStore) -> None:
