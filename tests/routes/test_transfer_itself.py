@@ -80,6 +80,20 @@ def test_a_folder_by_its_path_and_by_sftp_is_the_same(server: Server, age: float
     assert server.names() == ["in", "in/x.csv"]
 
 
+@pytest.mark.system
+@pytest.mark.parametrize("age", AGES)
+@pytest.mark.parametrize("host", ["localhost", None])
+def test_openssh_by_another_name_and_its_folder_are_the_same(openssh_server: SftpServer, sftp_folder: str, host: str | None, age: float) -> None:
+    file = made(openssh_server.root / sftp_folder / "x.csv", age)
+    remote = sftp(openssh_server.options(sftp_folder))
+    other = sftp({**openssh_server.options(sftp_folder), "host": host}) if host else folder(file.parent)
+    with pytest.raises(FerryError, match=r"over itself|its own source"):
+        transfer(remote, other, Orders(delete_source=True))
+    assert file.read_text() == "precious"
+    for store in (remote, other):
+        store.close()
+
+
 def test_a_server_that_answers_from_a_cache_is_seen_through(sftp_server: SftpServer, sftp_folder: str) -> None:
     """rclone lists a folder once and does not see for minutes what comes into it by another way."""
     file = sftp_server.root / sftp_folder / "x.csv"
