@@ -26,7 +26,7 @@ from engine.protocols import CopiesWithin, SendsBody
 from engine.results import DELIVERED, Progress, RunResult, note_partly, printable
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer_body import PIECE_BYTES, Rate, Watched
-from engine.routes.transfer_checks import Aliases, refuse_folded, refuse_twin
+from engine.routes.transfer_checks import Aliases, itself, may_be_itself, refuse_folded
 from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, plan
 
 if TYPE_CHECKING:
@@ -198,14 +198,14 @@ class _Moves:
         if step.todo == "compare" and self._stands_already(step):
             self._journal.record(step.target, "written", source=step.file)
             return replace(step.result, state="written", verified="read-back")
-        may_be_twin = step.todo == "send" and self._orders.delete_source and self._orders.exists == "replace"
+        is_doubtful = step.todo == "send" and self._orders.delete_source and self._orders.exists == "replace"
         attempts = 1 if self._sender is not None else ATTEMPTS  # a body is sent again by the destination itself
         for attempt in range(1, attempts + 1):
             self._still_wanted()
             try:
-                if may_be_twin and self._store is not None:
-                    refuse_twin(self._store, step)
-                may_be_twin = False  # what stands there from now on may be ours
+                if is_doubtful and self._store is not None and may_be_itself(self._source, self._store, step) and self._stands_already(step):
+                    raise itself(step)
+                is_doubtful = False  # what stands there from now on may be ours
                 return self._attempt(step)
             except (FileChanged, OutcomeUnknown, LeaseLost):
                 raise

@@ -35,7 +35,7 @@ class Aliases:
         if (folder, onto) not in self._known:
             self._known[folder, onto] = self._is_seen(f"{folder}/{temporary_name}" if folder else temporary_name)
         if self._known[folder, onto]:
-            raise _itself(step)
+            raise itself(step)
 
     def _is_seen(self, temporary: str) -> bool:
         try:
@@ -46,22 +46,21 @@ class Aliases:
             return False  # S3 refuses a look at what is not there to a key that may not list
 
 
-def refuse_twin(destination: Store, step: Step) -> None:
-    """Refuse to move a file onto one of the same size and second, which is the file itself by all signs. Blocking.
+def may_be_itself(source: FileSource, destination: Store, step: Step) -> bool:
+    """Whether, by its size and the second of its time, what stands at the target may be the source, seen by another kind of store. Blocking.
 
     For where no temporary file tells: stores without any (S3 over a folder), and servers that answer from a cache of the folder (rclone).
-
-    Raises:
-        ConfigurationError: Such a file stands there.
     """
     standing = destination.stat(step.target) if step.standing is not False else None
     if standing is None or standing.size != step.file.size or standing.modified is None or step.file.modified is None:
-        return
-    if int(standing.modified.timestamp()) == int(step.file.modified.timestamp()):  # SFTP and HTTP tell whole seconds
-        raise _itself(step)
+        return False
+    if int(standing.modified.timestamp()) != int(step.file.modified.timestamp()):  # SFTP and HTTP tell whole seconds
+        return False
+    return source.identity(step.file.path).partition(" ")[0] != destination.identity(step.target).partition(" ")[0]
 
 
-def _itself(step: Step) -> ConfigurationError:
+def itself(step: Step) -> ConfigurationError:
+    """The refusal of a file that would be written over itself."""
     return ConfigurationError(
         f"{step.result.path} is, by all signs, its own source under another name ({step.result.source}); nothing was written, choose a different target"
     )

@@ -785,7 +785,13 @@ def test_nothing_is_counted_any_more_when_a_transfer_has_returned(source: Memory
 
 def test_a_transfer_that_fails_counts_no_more(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[threading.Event] = []
-    monkeypatch.setattr(transfer_plan.Unmatched, "__exit__", lambda unmatched, *_: ended.append(unmatched._ended) or unmatched._ended.set())
+    true = transfer_plan.Unmatched.__exit__
+
+    def exit_(unmatched: transfer_plan.Unmatched, *error: object) -> None:
+        true(unmatched, *error)
+        ended.append(unmatched._ended)
+
+    monkeypatch.setattr(transfer_plan.Unmatched, "__exit__", exit_)
 
     def refuse(*_: str) -> None:
         raise LeaseLost("gone")

@@ -59,10 +59,10 @@ def made(path: Path, age: float) -> Path:
 @pytest.mark.parametrize("age", AGES)
 def test_the_same_server_by_two_names_is_the_same(server: Server, age: float) -> None:
     file = made(server.root / "x.csv", age)
-    stores = [sftp(server.options(host=host)) for host in ("127.0.0.1", "LOCALHOST")]
+    one, other = (sftp(server.options(host=host)) for host in ("127.0.0.1", "LOCALHOST"))
     with pytest.raises(ConfigurationError, match="over itself"):
-        transfer(*stores, Orders(delete_source=True))
-    for store in stores:
+        transfer(one, other, Orders(delete_source=True))
+    for store in (one, other):
         store.close()
     assert file.read_text() == "precious"
 
@@ -73,9 +73,10 @@ def test_the_same_server_by_two_names_is_the_same(server: Server, age: float) ->
 def test_a_folder_by_its_path_and_by_sftp_is_the_same(server: Server, age: float, direction: str, move: bool) -> None:
     file = made(server.root / "in" / "x.csv", age)
     with contextlib.closing(sftp(server.options(path="in"))) as remote:
-        ends: Any = (remote, folder(server.root / "in")) if direction == "from sftp" else (folder(server.root / "in"), remote)
+        local = folder(server.root / "in")
+        source, target = (remote, local) if direction == "from sftp" else (local, remote)
         with pytest.raises(PartlyFailed, match="its own source under another name"):
-            transfer(*ends, Orders(delete_source=move))
+            transfer(source, target, Orders(delete_source=move))
     assert file.read_text() == "precious"
     assert server.names() == ["in", "in/x.csv"]
 
@@ -107,6 +108,18 @@ def test_a_server_that_answers_from_a_cache_is_seen_through(sftp_server: SftpSer
         with pytest.raises(PartlyFailed, match="its own source under another name"):
             transfer(remote, folder(file.parent), Orders(delete_source=True))
     assert file.read_text() == "precious"
+
+
+def test_a_file_that_only_looks_alike_is_replaced(server: Server, tmp_path: Path) -> None:
+    """Of the same size and second, but with other bytes."""
+    made(server.root / "x.csv", 100)
+    other = made(tmp_path / "out" / "x.csv", 100)
+    other.write_text("PRECIOUS")
+    found = (server.root / "x.csv").stat()
+    os.utime(other, (found.st_atime, found.st_mtime))
+    with contextlib.closing(sftp(server.options())) as remote:
+        (result,) = transfer(remote, folder(tmp_path / "out"), Orders(delete_source=True)).files
+    assert (result.state, result.source_deleted, other.read_text()) == ("replaced", True, "precious")
 
 
 def test_within_one_folder_a_file_gets_another_name(server: Server) -> None:
