@@ -266,7 +266,8 @@ class FileDestination(FileStore, Protocol):
         `size`, where known, is compared with the bytes written before publishing (`IntegrityError`). `verify` is the least level that
         the receipt may name, by reading back where nothing less reaches it; None: what costs no second read.
         `standing` says whether a file stands there, where the caller has just seen (for the receipt's `replaced`); None: look.
-        `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id), for `sweep`.
+        `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id; empty: an upload whose id is not known
+        yet), for `sweep`.
         """
 
     def probe(self, path: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
+import threading
 import time
 import unicodedata
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from engine import paths, workers
 from engine.errors import ConfigurationError, FerryError
@@ -108,6 +110,8 @@ def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, jou
     earlier = journal.earlier([step.file.path for step in possible])
     unsure = "compare" if not isinstance(destination, SendsBody) else "send" if destination.may_repeat else "park"
     steps = [_decided(step, orders, earlier.get((step.file.path, step.result.path)), unsure) if step.todo == "send" else step for step in steps]
+    if orders.min_age and (ageless := sum(step.todo == "send" and step.file.modified is None for step in steps)):
+        source.notes.append(f"min_age says nothing of {ageless:,} file{'' if ageless == 1 else 's'}, whose time of modification the source does not tell")
     steps = _with_likeness(steps)
     if isinstance(destination, SendsBody) or len(steps) < WORTH_LISTING or (destination.has_folders and orders.exists != "skip"):
         return steps  # a folder's own look costs less than a listing
@@ -127,25 +131,45 @@ class Unmatched:
 
     def __init__(self, source: FileSource, orders: Orders) -> None:
         self._orders = orders
-        self._counting = workers.start(lambda: _count_unmatched(source, orders), name="ferry-count")
+        self._ended = threading.Event()
+        self._counting = workers.start(lambda: self._count(source), name="ferry-count")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Count no more: the source may be closed now."""
+        self._ended.set()
 
     def note(self) -> tuple[str, ...]:
         """What there is to say, as far as it is known by now. Blocking, for a moment."""
         try:
             count = self._counting.result(timeout=COUNTING_SECONDS)
         except Exception:  # noqa: BLE001 - a remark that cannot be made is no reason to fail what was moved
+            self._ended.set()
+            concurrent.futures.wait([self._counting], timeout=COUNTING_SECONDS)  # who lists on would open a connection that nobody closes
             return ()
         many = f"more than {MOST_COUNTED:,}" if count > MOST_COUNTED else f"{count:,}"
         return (f"{many} file{'' if count == 1 else 's'} in subfolders did not match {self._orders.pattern!r} ('**/*' takes all)",) if count else ()
 
+    def _count(self, source: FileSource) -> int:
+        base, pattern = self._orders.base, self._orders.pattern
+        if "**/" in pattern or (base and source.stat(base) is not None):
+            return 0
+        wanted = paths.matcher(paths.join_pattern(base, pattern))
+        depth = base.count("/") + 1 if base else 0
+        with workers.watching(self._still_wanted):
+            count = 0
+            for file in source.list(paths.join_pattern(base, "**/*"), ordered=False):
+                workers.still_wanted()
+                count += file.path.count("/") > depth and not wanted.fullmatch(file.path)
+                if count > MOST_COUNTED:
+                    break
+        return count
 
-def _count_unmatched(source: FileSource, orders: Orders) -> int:
-    if "**/" in orders.pattern or (orders.base and source.stat(orders.base) is not None):
-        return 0
-    wanted = paths.matcher(paths.join_pattern(orders.base, orders.pattern))
-    depth = orders.base.count("/") + 1 if orders.base else 0
-    below = (f for f in source.list(paths.join_pattern(orders.base, "**/*"), ordered=False) if f.path.count("/") > depth and not wanted.fullmatch(f.path))
-    return sum(1 for _ in itertools.islice(below, MOST_COUNTED + 1))
+    def _still_wanted(self) -> None:
+        if self._ended.is_set():
+            raise concurrent.futures.CancelledError
 
 
 def _with_likeness(steps: list[Step]) -> list[Step]:
@@ -153,10 +177,22 @@ def _with_likeness(steps: list[Step]) -> list[Step]:
     seen: set[str] = set()
     marked = []
     for step in steps:
-        name = unicodedata.normalize("NFC", step.target).casefold()
+        name = likeness(step.target)
         marked.append(replace(step, is_alike=step.todo != "none" and name in seen))
         seen.add(name)
     return marked
+
+
+def likeness(path: str) -> str:
+    """Equal for paths that some operating system takes for one.
+
+    Those of Windows and Apple know no case, Apple's no two ways to write an accent, and Windows drops dots and spaces at a name's end.
+
+    Example:
+        >>> likeness("Lab/A.csv") == likeness("lab./a.CSV. ")
+        True
+    """
+    return "/".join(part.rstrip(". ") for part in unicodedata.normalize("NFC", path).casefold().split("/"))
 
 
 def has_exactly(destination: Store, folder: str, path: str) -> bool:

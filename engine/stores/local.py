@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, cast
@@ -111,6 +112,14 @@ class LocalStore:
         except OSError as error:
             raise translated(error, place, "look at") from None
 
+    def _listed(self, path: str, place: str) -> File | None:
+        found = self._look(path, place)
+        if not os.path.islink(place):  # noqa: PTH114 - as above
+            return found
+        if found is None and not os.path.exists(place):  # noqa: PTH110 - as above
+            self.notes.append(f"{place} is a link that leads nowhere, and is left out")
+        return found and replace(found, is_link=True)
+
     def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
         """Matching regular files in the order of their paths; links to folders are not followed, nor links that lead outside."""
         wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
@@ -119,7 +128,7 @@ class LocalStore:
         found_paths = self._walk(f"{self._root}/{start}".rstrip("/") or "/", start, deep=deep)
         for path in sorted(found_paths, key=paths.in_order) if ordered else found_paths:
             # A name that no store takes is listed all the same: it is refused by itself, and keeps no other file from its way.
-            if wanted.fullmatch(path) and (found := self._look(path, f"{self._root}/{path}")) is not None:
+            if wanted.fullmatch(path) and (found := self._listed(path, f"{self._root}/{path}")) is not None:
                 yield found
 
     @contextlib.contextmanager

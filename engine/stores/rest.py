@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import threading
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn
@@ -105,7 +104,7 @@ class RestOptions(Options):
         content_type: Of the file.
         headers: More headers; their values are secrets.
         idempotent: The endpoint takes a repeated POST or PATCH with the same `Idempotency-Key` for one.
-        timeout: Seconds without any sign of the server: to connect, to take more of the file, to answer.
+        timeout: Seconds without any sign of the server: to connect, to take more of the file, to answer. The whole answer has five times as long.
         verify_tls: Check the server's certificate.
         ca_bundle: A file of certificates to trust instead of the usual ones.
     """
@@ -160,12 +159,10 @@ class RestDestination:
 
     Attributes:
         may_repeat: Whether a file that may have been taken can be sent again.
-        stop: Set by whoever wants no more: pauses between requests end at once then.
     """
 
     def __init__(self, options: RestOptions) -> None:
         self.notes: list[str] = []
-        self.stop = threading.Event()
         self._options = options
         self._context: ssl.SSLContext | None = None
         self.may_repeat = options.method == "PUT" or options.idempotent
@@ -194,7 +191,7 @@ class RestDestination:
         *,
         key: str,
         on_commit: Callable[[], None],
-        pause: Callable[[float], None] | None = None,
+        pause: Callable[[float], None] = time.sleep,
     ) -> Receipt:
         """See `SendsBody.send`."""
         unknown: OutcomeUnknown | None = None  # of an earlier request: no later refusal says what became of that one
@@ -202,15 +199,17 @@ class RestDestination:
             body = FileBody(open_body, size, on_commit, self.url(path), self._frame(path))
             try:
                 return self._sent(path, body, key)
-            except (FileChanged, LeaseLost):
+            except LeaseLost:
                 raise
-            except FerryError as error:
+            except Exception as error:  # noqa: BLE001 - whatever a source raises does not tell what became of an earlier request
                 unknown = error if isinstance(error, OutcomeUnknown) else unknown
-                may_help = self.may_repeat if error is unknown else error.transient
-                if not may_help or number == REQUESTS_PER_FILE:
+                if number == REQUESTS_PER_FILE or not self._may_help(error):
                     raise (unknown or error) from None
                 seconds = _pause_seconds(error, number)
-            (pause or self._pause)(seconds)
+            try:
+                pause(seconds)
+            except Exception as stop:  # noqa: BLE001 - nor does whoever wants no more
+                raise (unknown or stop) from None
         raise AssertionError  # the loop returns or raises
 
     def probe(self, path: str) -> None:
@@ -222,9 +221,11 @@ class RestDestination:
         except requests.RequestException as error:
             raise self._unreached(error, path, is_begun=False) from None
 
-    def _pause(self, seconds: float) -> None:
-        if self.stop.wait(seconds):
-            raise TransferFailed(f"{self._options.method} to {urlsplit(self._options.url).hostname}: stopped between two requests")
+    def _may_help(self, error: Exception) -> bool:
+        """Whether another request can."""
+        if isinstance(error, OutcomeUnknown):
+            return self.may_repeat
+        return isinstance(error, FerryError) and error.transient and not isinstance(error, FileChanged)
 
     def _sent(self, path: str, body: FileBody, key: str) -> Receipt:
         """One request."""
@@ -351,7 +352,7 @@ def _reported(response: requests.Response) -> dict[str, str]:
     return found
 
 
-def _pause_seconds(error: FerryError, number: int) -> float:
+def _pause_seconds(error: Exception, number: int) -> float:
     """How long to wait before the next request: what the server asks for, else twice as long each time, with jitter."""
     asked = _retry_after(error.__dict__.get("retry_after"))
     own = PAUSE_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter

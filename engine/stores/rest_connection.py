@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import ssl
+import threading
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -22,8 +24,12 @@ from engine.results import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from urllib3.response import HTTPResponse
+
 _BLOCK_BYTES = 256 << 10
 _SHOWN_BYTES = 4096
+ANSWER_TIMEOUTS = 5
+"""So many times as long as a server may be silent may its whole answer take: one that comes byte by byte would hold a delivery up for ever."""
 _answers = logging.getLogger("engine.answers")
 if not _answers.level:
     _answers.setLevel(logging.CRITICAL)  # never with the engine's other records: an answer may quote what was sent; `ferry --debug` on a terminal lowers it
@@ -38,16 +44,46 @@ def _answer_first() -> Iterator[None]:
         raise BrokenPipeError from None
 
 
+@contextlib.contextmanager
+def _in_time(connection: HTTPConnection) -> Iterator[None]:
+    """Cut the connection when the block takes too long."""
+    plain = connection.sock
+    seconds = connection.timeout
+
+    def cut() -> None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(plain, socket.SHUT_RDWR)  # under TLS too: nothing is said to a server that may not listen
+
+    if plain is None or not isinstance(seconds, int | float):
+        yield
+        return
+    alarm = threading.Timer(ANSWER_TIMEOUTS * seconds, cut)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
+
+
 class _Connection(HTTPConnection):
     def send(self, data: Any) -> None:
         with _answer_first():
             super().send(data)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        with _in_time(self):
+            return super().getresponse()
 
 
 class _TlsConnection(HTTPSConnection):
     def send(self, data: Any) -> None:
         with _answer_first():
             super().send(data)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        with _in_time(self):
+            return super().getresponse()
 
 
 class _Pool(HTTPConnectionPool):
