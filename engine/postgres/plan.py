@@ -91,7 +91,7 @@ def begin(options: PostgresSourceOptions, *, in_ranges: bool = False, snapshot: 
 
     Args:
         options: What was asked for.
-        in_ranges: Page ranges will be read: in the table's order, which the server's own parallel workers would mix.
+        in_ranges: Page ranges will be read, with the settings that they were planned with.
         snapshot: Another transaction's, to read from.
     """
     settings = {
@@ -106,7 +106,7 @@ def begin(options: PostgresSourceOptions, *, in_ranges: bool = False, snapshot: 
     if options.timezone is not None:
         settings["TimeZone"] = options.timezone
     if in_ranges:
-        settings["max_parallel_workers_per_gather"] = "0"
+        settings |= splitting.SETTINGS
     joined = [] if snapshot is None else [f"SET TRANSACTION SNAPSHOT {_literal(snapshot)}"]
     lines = [f"SET LOCAL {name} = {_literal(value)}" for name, value in settings.items()]
     return "; ".join(["BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", *joined, *lines])

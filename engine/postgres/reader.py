@@ -67,16 +67,14 @@ class Reader:
         """Open the transaction."""
         self._execute(begin(self._options, in_ranges=in_ranges))
 
-    def export(self, statement: str) -> str:
-        """The name of the transaction's snapshot, which others can join until it ends; the statement's table cannot be altered from now on.
+    def export(self) -> str:
+        """The name of the transaction's snapshot, which others can join until it ends.
 
         Raises:
             adbc.Error: The server does not give it; the transaction is spoilt then.
         """
         with self._running("SELECT pg_catalog.pg_export_snapshot()") as batches:
-            snapshot = str(batches.read_all()[0][0].as_py())
-        self._hold(statement)
-        return snapshot
+            return str(batches.read_all()[0][0].as_py())
 
     def join(self, snapshot: str, statement: str) -> None:
         """Open the transaction on another one's snapshot, and hold the table too.
@@ -88,8 +86,14 @@ class Reader:
         """
         self._execute(begin(self._options, in_ranges=True, snapshot=snapshot))
         self._execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
-        self._hold(statement)
+        self.hold(statement)
         self._execute("SET LOCAL lock_timeout TO DEFAULT")
+
+    def hold(self, text: str) -> None:
+        """Have a statement parsed: that locks its table against being altered until the transaction ends."""
+        with self._open() as statement:
+            statement.set_sql_query(text + "\n")
+            statement.execute_schema()
 
     @contextlib.contextmanager
     def open(self, statement: str, deadline: float | None = None) -> Iterator[_reader.AdbcRecordBatchReader]:
@@ -130,12 +134,6 @@ class Reader:
             handle, _ = statement.execute_query()
             with _reader.AdbcRecordBatchReader._import_from_c(handle.address) as batches:  # noqa: SLF001 - the way its own dbapi takes
                 yield batches
-
-    def _hold(self, text: str) -> None:
-        """Have a statement parsed: that locks its table against being altered until the transaction ends."""
-        with self._open() as statement:
-            statement.set_sql_query(text + "\n")
-            statement.execute_schema()
 
     def _execute(self, text: str) -> None:
         with self._open() as statement:

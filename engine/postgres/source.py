@@ -192,14 +192,16 @@ class Stream:
         if len(self._readers) == 1:
             return ""
         try:
-            return reader.export(self._plan.statement(0))
+            snapshot = reader.export()
         except adbc.Error as error:
             if not error.sqlstate:
                 raise
             self.notes.append(f"read by one reader: the server shares no snapshot (SQLSTATE {error.sqlstate})")
-        reader.rollback()
-        reader.begin(in_ranges=in_ranges)
-        return ""
+            reader.rollback()
+            reader.begin(in_ranges=in_ranges)
+            return ""
+        reader.hold(self._plan.statement(0))
+        return snapshot
 
     def _follow(self, reader: Reader, snapshot: str) -> None:
         """Help the leader, or let it be: as long as nothing was taken, nothing is lost."""

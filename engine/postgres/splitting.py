@@ -25,6 +25,8 @@ SPLIT_FROM_BYTES = 64 << 20
 RANGE_BYTES = 8 << 20
 MOST_BY_ITSELF = 4
 """Readers that `auto` takes at most: the memory bound is held by a test with so many."""
+SETTINGS = {"max_parallel_workers_per_gather": "0", "enable_seqscan": "off"}
+"""For reading ranges: no workers of the server's own, who would mix the order, and no scan of the whole table, which looks cheap where it has few pages."""
 
 _LEXEME = re.compile(
     r"""
@@ -166,6 +168,7 @@ def split(connection: psycopg.Connection[Any], query: str, statement: Callable[[
         connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
         whole = explain(connection, statement(query))
         _check_expressions(connection, query, [*whole["Output"], whole.get("Filter", "")])
+        connection.execute("; ".join(f"SET LOCAL {name} = {value}" for name, value in SETTINGS.items()))
         for number in {0, found.count - 1}:
             _check_plan(whole, explain(connection, statement(found.query(number))), found, number)
     except psycopg.OperationalError:
