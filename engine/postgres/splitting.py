@@ -11,6 +11,7 @@ other nodes of the plan. What a plan does not show is asked for: whether functio
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -162,9 +163,8 @@ def split(connection: psycopg.Connection[Any], query: str, statement: Callable[[
     before, name, alias, condition = _outline(query)
     try:
         pages, size = _table(connection, node, name)
-        count = -(-size // RANGE_BYTES)
-        length = max(1, -(-pages // count))
-        found = Ranges(before, condition, alias, length, max(1, -(-pages // length)))
+        length = max(1, math.ceil(pages * RANGE_BYTES / max(size, 1)))
+        found = Ranges(before, condition, alias, length, max(1, math.ceil(pages / length)))
         connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
         whole = explain(connection, statement(query))
         _check_expressions(connection, query, [*whole["Output"], whole.get("Filter", "")])
