@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import adbc_driver_manager as adbc
@@ -24,6 +25,21 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 4 << 20
 LOCK_SECONDS = 1
+# Behind a pooler a session may keep what another client has set: what decides the meaning of a query or the text of a value is taken from the leader.
+_SHARED = """
+SELECT pg_catalog.pg_export_snapshot(), string_agg(format('pg_catalog.set_config(%L, %L, true)', name, setting), ', ')
+FROM pg_catalog.pg_settings WHERE name IN (
+    'search_path', 'TimeZone', 'DateStyle', 'lc_monetary', 'lc_numeric', 'lc_time', 'default_text_search_config', 'standard_conforming_strings',
+    'backslash_quote', 'transform_null_equals', 'array_nulls', 'xmlbinary', 'xmloption'
+)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a transaction is joined by: the name of its snapshot, and calls of `set_config` that make its settings another one's."""
+
+    snapshot: str
+    settings: str
 
 
 class Reader:
@@ -67,24 +83,27 @@ class Reader:
         """Open the transaction."""
         self._execute(begin(self._options, in_ranges=in_ranges))
 
-    def export(self) -> str:
-        """The name of the transaction's snapshot, which others can join until it ends.
+    def export(self) -> Shared:
+        """What others join this transaction by, until it ends.
 
         Raises:
             adbc.Error: The server does not give it; the transaction is spoilt then.
         """
-        with self._running("SELECT pg_catalog.pg_export_snapshot()") as batches:
-            return str(batches.read_all()[0][0].as_py())
+        with self._running(_SHARED) as batches:
+            row = batches.read_all()
+            return Shared(str(row[0][0]), str(row[1][0]))
 
-    def join(self, snapshot: str, statement: str) -> None:
-        """Open the transaction on another one's snapshot, and hold the table too.
+    def join(self, shared: Shared, statement: str) -> None:
+        """Open the transaction on another one's snapshot, with its settings, and hold the table too.
 
         The other one holds it already and will wait for our rows: were we to wait behind an ALTER TABLE that waits for it, none would move again.
 
         Raises:
             adbc.Error: Another server is at the other end (a pooler between?), or somebody waits for the table.
         """
-        self._execute(begin(self._options, in_ranges=True, snapshot=snapshot))
+        self._execute(begin(self._options, in_ranges=True, snapshot=shared.snapshot))
+        with self._running(f"SELECT {shared.settings}") as batches:
+            batches.read_all()
         self._execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
         self.hold(statement)
         self._execute("SET LOCAL lock_timeout TO DEFAULT")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from engine.postgres.plan import Plan
+    from engine.postgres.reader import Shared
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import Form
 
@@ -176,39 +177,39 @@ class Stream:
     def _lead(self, reader: Reader) -> None:
         """Open the transaction, let others join its snapshot, and read like them: the server ends an idle one, and a snapshot with it."""
         with reader:
-            snapshot = self._begin(reader)
+            shared = self._begin(reader)
             if self._plan.ranges is not None and self._options.statement_timeout:
                 self._deadline = time.monotonic() + self._options.statement_timeout
             self._opened.set_result(None)  # the schema is known; the first row may take hours
-            for other in self._readers[1:] if snapshot else []:
-                self._start(partial(self._follow, other, snapshot))
+            for other in self._readers[1:] if shared else []:
+                self._start(partial(self._follow, other, shared))
             self._take_turns(reader)
             reader.commit()
 
-    def _begin(self, reader: Reader) -> str:
-        """The snapshot's name; empty where nobody else is needed, or can have it."""
+    def _begin(self, reader: Reader) -> Shared | None:
+        """What others join by; None where nobody else is needed, or can join."""
         in_ranges = self._plan.ranges is not None
         reader.begin(in_ranges=in_ranges)
         if len(self._readers) == 1:
-            return ""
+            return None
         try:
-            snapshot = reader.export()
+            shared = reader.export()
         except adbc.Error as error:
             if not error.sqlstate:
                 raise
             self.notes.append(f"read by one reader: the server shares no snapshot (SQLSTATE {error.sqlstate})")
             reader.rollback()
             reader.begin(in_ranges=in_ranges)
-            return ""
+            return None
         reader.hold(self._plan.statement(0))
-        return snapshot
+        return shared
 
-    def _follow(self, reader: Reader, snapshot: str) -> None:
+    def _follow(self, reader: Reader, shared: Shared) -> None:
         """Help the leader, or let it be: as long as nothing was taken, nothing is lost."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(reader)
-                reader.join(snapshot, self._plan.statement(0))
+                reader.join(shared, self._plan.statement(0))
             except (adbc.Error, ConnectionFailed) as error:
                 self._missed(error)
                 return

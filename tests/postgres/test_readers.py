@@ -18,7 +18,7 @@ import engine
 from engine import embedded, workers
 from engine.errors import FerryError, QueryFailed, SchemaMismatch, UnrepresentableValue
 from engine.postgres import splitting
-from engine.postgres.reader import Reader
+from engine.postgres.reader import Reader, Shared
 from engine.postgres.source import PostgresSource, Stream
 from engine.postgres.source_options import PostgresSourceOptions
 from tests.conftest import open_to_nobody
@@ -231,13 +231,13 @@ def test_readers_that_would_wait_behind_an_alter_table_leave_the_work_to_the_fir
     join = Reader.join
     altering = threading.Thread(target=execute, args=(database, "ALTER TABLE mixed ADD COLUMN late int"))
 
-    def join_behind_somebody(self: Reader, snapshot: str, statement: str) -> None:
+    def join_behind_somebody(self: Reader, shared: Shared, statement: str) -> None:
         altering.start()
         until(lambda: fetch(database, "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'ALTER%' AND wait_event_type = 'Lock'"))
-        join(self, snapshot, statement)
+        join(self, shared, statement)
 
     monkeypatch.setattr(Reader, "join", join_behind_somebody)
-    with opened(database, "SELECT slow(i, 0.005) FROM mixed WHERE i % 20 = 0", readers=2) as stream:
+    with opened(database, "SELECT slow(i, 0.002) FROM mixed WHERE i % 20 = 0", readers=2) as stream:
         assert len(numbers(stream)) > 1_000
     assert stream.notes == ["one reader of 2 could not take part: another session waits for the table"]
     altering.join(20)
@@ -339,6 +339,22 @@ def test_settings_of_the_server_that_change_text_do_not_change_it_in_any_reader(
     assert plain.files[0].sha256 == hostile.files[0].sha256
 
 
+def test_what_another_client_has_set_in_a_pooled_session_changes_nothing(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(database, MIXED, "CREATE SCHEMA other; CREATE TABLE other.mixed AS SELECT * FROM mixed WHERE i % 2 = 0", SLOW)
+    query = "SELECT slow(i, 0.002), ts, d, i::money FROM mixed WHERE d > '02/03/2024' AND i % 20 = 0"
+    alone = engine.export(query, tmp_path / "a.csv", database=database, readers=1)
+    join = Reader.join
+
+    def join_after_somebody(self: Reader, shared: Shared, statement: str) -> None:
+        self._execute("SET search_path = other, public; SET TimeZone = 'Asia/Kolkata'; SET DateStyle = 'SQL, DMY'")
+        join(self, shared, statement)
+
+    monkeypatch.setattr(Reader, "join", join_after_somebody)
+    together = engine.export(query, tmp_path / "b.csv", database=database, readers=4)
+    assert together.notes == ()
+    assert alone.files[0].sha256 == together.files[0].sha256
+
+
 def test_where_no_more_connections_are_given_those_that_are_do_the_work(database: str) -> None:
     execute(database, MIXED, "CREATE ROLE lonely LOGIN PASSWORD 'x' CONNECTION LIMIT 2", "GRANT SELECT ON mixed TO lonely", SLOW)
     try:
@@ -396,10 +412,10 @@ def test_connections_that_lead_to_another_server_are_noticed(
     with embedded.postgres(folder) as other, tcp_proxy(postgres.port) as proxy:
         execute(other.url, MIXED, SLOW, f"ALTER ROLE postgres PASSWORD '{postgres.password}'")
 
-        def export_then_turn(self: Reader) -> str:
-            snapshot = export(self)
+        def export_then_turn(self: Reader) -> Shared:
+            shared = export(self)
             proxy.target = ("127.0.0.1", other.port)
-            return snapshot
+            return shared
 
         monkeypatch.setattr(Reader, "export", export_then_turn)
         direct, by_proxy = (options(url, "SELECT slow(i, 0.001) FROM mixed WHERE i % 20 = 0", 2) for url in (postgres.url, proxied(postgres.url, proxy.port)))
