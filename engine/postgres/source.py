@@ -181,8 +181,9 @@ class Stream:
             if self._plan.ranges is not None and self._options.statement_timeout:
                 self._deadline = time.monotonic() + self._options.statement_timeout
             self._opened.set_result(None)  # the schema is known; the first row may take hours
-            for other in self._readers[1:] if shared else []:
-                self._start(partial(self._follow, other, shared))
+            for other in self._readers[1:]:
+                if shared is not None:
+                    self._start(partial(self._follow, other, shared))
             self._take_turns(reader)
             reader.commit()
 

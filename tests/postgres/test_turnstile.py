@@ -48,7 +48,12 @@ def test_those_ahead_wait_for_the_budget_and_the_head_never_does() -> None:
     assert turns == [0, 1, 2]
     assert turnstile.put(1, "b", 10)
     done = threading.Event()
-    threading.Thread(target=lambda: (turnstile.put(2, "c", 1), done.set()), daemon=True).start()
+
+    def bring() -> None:
+        turnstile.put(2, "c", 1)
+        done.set()
+
+    threading.Thread(target=bring, daemon=True).start()
     assert not done.wait(0.1)
     assert turnstile.put(0, "a", 1_000)
     assert turnstile.put(0, "a", 1_000)
