@@ -73,17 +73,10 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
     return found
 
 
-def options(database: str, query: str, readers: int, **more: Any) -> PostgresSourceOptions:
-    return PostgresSourceOptions.parse({"connection_string": database, "query": query, "readers": readers, **more}, where="source")
-
-
-def proxied(url: str, port: int) -> str:
-    return re.sub(r":\d+/", f":{port}/", url)
-
-
 @contextlib.contextmanager
 def opened(database: str, query: str, readers: int, **more: Any) -> Iterator[Stream]:
-    with PostgresSource(options(database, query, readers, **more)).read("typed") as stream:
+    given = {"connection_string": database, "query": query, "readers": readers, **more}
+    with PostgresSource(PostgresSourceOptions.parse(given, where="source")).read("typed") as stream:
         yield stream
 
 
@@ -423,9 +416,7 @@ def test_connections_that_lead_to_another_server_are_noticed(
             return shared
 
         monkeypatch.setattr(Reader, "export", export_then_turn)
-        direct, by_proxy = (options(url, "SELECT slow(i, 0.001) FROM mixed WHERE i % 20 = 0", 2) for url in (postgres.url, proxied(postgres.url, proxy.port)))
-        plan, readers, notes = PostgresSource(direct)._plan("typed")  # psycopg keeps the interpreter to itself while it waits: the proxy would not move
-        with Stream(by_proxy, plan, readers, notes) as stream:
+        with opened(re.sub(r":\d+/", f":{proxy.port}/", postgres.url), "SELECT slow(i, 0.001) FROM mixed WHERE i % 20 = 0", readers=2) as stream:
             assert numbers(stream) == [i for (i,) in fetch(postgres.url, "SELECT i FROM mixed WHERE i % 20 = 0 ORDER BY ctid")]
     assert len(stream.notes) == 1
     assert stream.notes[0].startswith("one reader of 2 could not take part: the leading reader's snapshot is not known")
