@@ -59,6 +59,9 @@ _SENDERS = {
 _ROW_SOURCES = {
     POSTGRES: (_Class("engine.postgres.source_options:PostgresSourceOptions"), _Class("engine.postgres.source:PostgresSource")),
 }
+_READERS = {
+    (POSTGRES, "copy"): _Class("engine.postgres.copy_source:CopySource"),
+}
 _LOADERS = {
     POSTGRES: (_Class("engine.postgres.destination_options:PostgresDestinationOptions"), _Class("engine.postgres.loading:Loader")),
 }
@@ -108,8 +111,9 @@ def row_source_options(kind: str, config: Mapping[str, Any], *, where: str) -> A
 
 
 def row_source(kind: str, options: Options) -> Any:
-    """A source of rows, nothing opened."""
-    return _ROW_SOURCES[kind][1].load()(options)
+    """A source of rows, nothing opened; of the class that its `reader` names, where there are several."""
+    named = _READERS.get((kind, str(getattr(options, "reader", ""))), _ROW_SOURCES[kind][1])
+    return named.load()(options)
 
 
 def store(kind: str, options: Options, pinned: PinnedKeys | None = None) -> Any:

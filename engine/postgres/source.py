@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import adbc_driver_manager as adbc
 import adbc_driver_postgresql
@@ -29,6 +29,8 @@ from engine.results import RowsDescription
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
+
+    import psycopg
 
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import Form
@@ -62,8 +64,11 @@ class PostgresSource:
             UnrepresentableValue: A value does not fit its Arrow type (`typed` form).
         """
         plan, notes = workers.call(lambda: self._plan(form))
-        with Stream(self._options, plan, notes) as stream:
+        with self._stream(plan, notes) as stream:
             yield stream
+
+    def _stream(self, plan: Plan, notes: list[str]) -> Stream:
+        return Stream(self._options, plan, notes)
 
     def describe(self, form: Form = "typed") -> RowsDescription:
         """See `RowSource.describe`."""
@@ -74,10 +79,13 @@ class PostgresSource:
         options = self._options
         with connect(options) as connection:
             notes = [] if is_encrypted(connection) else [f"the connection to PostgreSQL at {options.where} is not encrypted (see sslmode, require_tls)"]
-            plan = planning.plan(connection, form, options)
+            plan = self._planned(connection, form)
         if form == "typed":
             notes += planning.text_notes(plan, options.policy)
         return plan, notes
+
+    def _planned(self, connection: psycopg.Connection[Any], form: Form) -> Plan:
+        return planning.plan(connection, form, self._options)
 
 
 class Stream:
@@ -127,6 +135,13 @@ class Stream:
 
     def _receive(self) -> Iterator[pa.RecordBatch]:
         """Converted batches in order, cut to `batch_size` rows."""
+        for batch in self._arrivals():
+            most = self._options.batch_size or max(1, batch.num_rows)
+            for start in range(0, batch.num_rows, most):
+                yield batch.slice(start, most)
+
+    def _arrivals(self) -> Iterator[Any]:
+        """What the reading thread has put into the queue, in order."""
         while True:
             workers.still_wanted()
             try:
@@ -135,10 +150,7 @@ class Stream:
                 continue
             if pending is None:
                 return
-            batch = workers.wait(pending)
-            most = self._options.batch_size or max(1, batch.num_rows)
-            for start in range(0, batch.num_rows, most):
-                yield batch.slice(start, most)
+            yield workers.wait(pending)
 
     # What follows runs in the reading thread.
 

@@ -81,7 +81,7 @@ class PostgresSourceOptions(PostgresOptions):
         numeric: Column → (precision, scale) of numerics that have none; `*` is the default for all.
         unrepresentable: Columns written as exact text because their Parquet type cannot hold every value; `*` is all such columns.
         readers: Streams read at once.
-        reader: The library that reads.
+        reader: What reads: `adbc`, the driver; `copy`, compiled code of our own (the extra `turbo`).
     """
 
     other_routes: ClassVar[frozenset[str]] = frozenset(
@@ -106,7 +106,7 @@ class PostgresSourceOptions(PostgresOptions):
     numeric: Numeric = Field(default_factory=dict)
     unrepresentable: Unrepresentable = frozenset()
     readers: Literal["auto", 1, "1"] = "auto"
-    reader: Literal["adbc"] = "adbc"
+    reader: Literal["adbc", "copy"] = "adbc"
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
