@@ -144,8 +144,8 @@ class Rows:
         source: The bytes that they are in.
         positions: Where each field begins, by column and row.
         count: Rows.
-        nulls: NULLs of each column.
-        sizes: Bytes of the other fields of each column.
+        nulls: NULLs of each column, at most.
+        sizes: Bytes of the other fields of each column, at most.
     """
 
     source: npt.NDArray[np.uint8]
@@ -157,21 +157,20 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The fields of one column, or of the arrays in it."""
+    """The fields of one column, or of the arrays in it; `nulls` and `size` as in `Rows`."""
 
     source: npt.NDArray[np.uint8]
     at: npt.NDArray[np.int32]
     nulls: int
     size: int
 
-    @property
-    def valid(self) -> pa.Buffer | None:
-        """Arrow's validity bitmap; None where nothing is NULL."""
-        if not self.nulls:
-            return None
-        bits = _bitmap(len(self.at))
-        kernel.find_nulls(self.source, self.at, bits)
-        return pa.py_buffer(bits)
+    def array(self, kind: pa.DataType, *buffers: npt.NDArray[Any], children: Sequence[pa.Array] | None = None) -> pa.Array:
+        """An Arrow array of these buffers, with its NULLs."""
+        valid, nulls = None, 0
+        if self.nulls:
+            bits = _bitmap(len(self.at))
+            valid, nulls = pa.py_buffer(bits), kernel.find_nulls(self.source, self.at, bits)
+        return pa.Array.from_buffers(kind, len(self.at), [valid, *map(pa.py_buffer, buffers)], nulls, children=children)
 
 
 def decode(rows: Rows, types: Sequence[pa.DataType]) -> list[pa.Array]:
@@ -217,7 +216,7 @@ def _bools(fields: Fields, kind: pa.DataType) -> pa.Array:
 
 def _fixed(fields: Fields, kind: pa.DataType) -> pa.Array:
     """Values of 16 bytes."""
-    out = np.empty((len(fields.at), kind.byte_width), np.uint8)
+    out = np.empty(len(fields.at) * kind.byte_width, np.uint8)
     return _made(fields, kind, out, kernel.sixteens(fields.source, fields.at, out))
 
 
@@ -237,10 +236,10 @@ def _numbers(fields: Fields, kind: pa.DataType) -> pa.Array:
 
 
 def _texts(fields: Fields, kind: pa.DataType) -> pa.Array:
-    offsets, out = np.empty(len(fields.at) + 1, np.int32), np.empty(fields.size, np.uint8)
+    offsets, out = np.empty(len(fields.at) + 1, np.int32), np.empty(fields.size + kernel.SLACK, np.uint8)
     kernel.texts(fields.source, fields.at, offsets, out)
-    array = pa.Array.from_buffers(kind, len(fields.at), [fields.valid, pa.py_buffer(offsets), pa.py_buffer(out)], fields.nulls)
-    if pa.types.is_string(kind):
+    array = fields.array(kind, offsets, out)
+    if pa.types.is_string(kind) and not kernel.is_ascii(out[: offsets[-1]]):
         try:
             array.validate(full=True)
         except pa.ArrowInvalid:
@@ -267,7 +266,7 @@ def _lists(fields: Fields, kind: pa.DataType) -> pa.Array:
         values = _column(Fields(fields.source, elements[:count], nulls, size), kind.value_type)
     except Unfit as unfit:
         raise Unfit(int(np.searchsorted(offsets, unfit.index, side="right")) - 1, unfit.why) from None
-    return pa.Array.from_buffers(kind, len(fields.at), [fields.valid, pa.py_buffer(offsets)], fields.nulls, children=[values])
+    return fields.array(kind, offsets, children=[values])
 
 
 _MAKERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Fields, pa.DataType], pa.Array]], ...] = (
@@ -284,7 +283,7 @@ def _made(fields: Fields, kind: pa.DataType, out: npt.NDArray[Any], wrong: int) 
     """An array of fixed width, unless a field was not of it."""
     if wrong != kernel.FINE:
         raise _corrupt(f"a field that is not in the form of {kind}")
-    return pa.Array.from_buffers(kind, len(fields.at), [fields.valid, pa.py_buffer(out)], fields.nulls)
+    return fields.array(kind, out)
 
 
 def _bitmap(count: int) -> npt.NDArray[np.uint8]:

@@ -5,7 +5,7 @@ fields that lie whole within the source, and a value function takes a field only
 the first row that is not as it should be, or `FINE`. The wire format is drawn in `copy_binary.py`.
 
 Compiled when first called, for seconds; the machine code is kept beside the module, or in the user's cache (numba's `cache=True`).
-Indexes are unsigned: numba adds Python's "negative counts from the end" to signed ones, which costs as much as the load.
+Some indexes are unsigned: numba adds Python's "negative counts from the end" to signed ones, which costs as much as the load.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numba
 import numpy as np
-from numba.core import cgutils
+from llvmlite import ir
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ MORE, TRAILER, WRONG_COUNT, WRONG_LENGTH = range(4)
 LONGEST_FIELD = 0x3FFFFFFF
 """Bytes; PostgreSQL makes none that is longer (MaxAllocSize, src/include/utils/memutils.h)."""
 
+SLACK = 16
+"""Bytes behind the last text, which copying may touch."""
+
 U8: Any = np.uint8
-U16: Any = np.uint16
-U32: Any = np.uint32
 U64: Any = np.uint64
 I64: Any = np.int64
 
@@ -48,32 +50,73 @@ def compiled(function: F) -> F:
         return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
 
 
+def _load(bits: int) -> Any:
+    """A big-endian number at any place in an array: one load and one byte swap, where shifts and ors of single bytes take twice as long."""
+    number = {16: types.int16, 32: types.int32, 64: types.int64}[bits]
+
+    def load(_context: Any, src: Any, _at: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            value = builder.load(builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(bits).as_pointer()))
+            value.align = 1
+            return builder.bswap(value)
+
+        return number(src, types.int64), generate
+
+    return intrinsic(load)
+
+
+def _memcpy(_context: Any, target: Any, _to: Any, source: Any, _start: Any, _length: Any) -> Any:
+    """Copy bytes from a place in one array to a place in another; the caller has checked both. Of a constant length it is one load and one store."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        origin = context.make_array(signature.args[2])(context, builder, arguments[2]).data
+        cgutils.raw_memcpy(builder, builder.gep(place, [arguments[1]]), builder.gep(origin, [arguments[3]]), arguments[4], 1)
+        return context.get_dummy_value()
+
+    return types.void(target, types.int64, source, types.int64, types.int64), generate
+
+
+_load16, _load32, _load64, _copy = _load(16), _load(32), _load(64), intrinsic(_memcpy)
+
+# Naming the last byte costs nothing, and with NUMBA_BOUNDSCHECK=1 raises an IndexError where it is outside.
+
+
 @compiled
 def int16(src: Bytes, at: Any) -> Any:
-    """The big-endian number at a position."""
-    at = U64(at)
-    return np.int16(U16(src[at]) << U16(8) | U16(src[at + U64(1)]))
+    """The number of two bytes at a position."""
+    src[U64(at + 1)]
+    return _load16(src, I64(at))
 
 
 @compiled
 def int32(src: Bytes, at: Any) -> Any:
-    """The same, of four bytes; LLVM makes one load and one byte swap of it."""
-    at = U64(at)
-    return np.int32(U32(src[at]) << U32(24) | U32(src[at + U64(1)]) << U32(16) | U32(src[at + U64(2)]) << U32(8) | U32(src[at + U64(3)]))
+    """The number of four bytes at a position."""
+    src[U64(at + 3)]
+    return _load32(src, I64(at))
 
 
 @compiled
 def int64(src: Bytes, at: Any) -> Any:
-    """The same, of eight bytes."""
-    at = U64(at)
-    high = U64(src[at]) << U64(56) | U64(src[at + U64(1)]) << U64(48) | U64(src[at + U64(2)]) << U64(40) | U64(src[at + U64(3)]) << U64(32)
-    low = U64(src[at + U64(4)]) << U64(24) | U64(src[at + U64(5)]) << U64(16) | U64(src[at + U64(6)]) << U64(8) | U64(src[at + U64(7)])
-    return I64(high | low)
+    """The number of eight bytes at a position."""
+    src[U64(at + 7)]
+    return _load64(src, I64(at))
+
+
+@compiled
+def copy(target: Bytes, to: Any, source: Bytes, start: Any, length: Any) -> None:
+    """Copy bytes; `length` is not 0."""
+    target[U64(to + length - 1)]
+    source[U64(start + length - 1)]
+    _copy(target, I64(to), source, I64(start), I64(length))
 
 
 @compiled
 def find_fields(src: Bytes, start: int, positions: Positions, nulls: Counts, sizes: Counts) -> tuple[int, int, int]:
-    """Where the fields of each row begin, by column, up to the first row that is not all there; NULLs and bytes of each column are added up.
+    """Where the fields of each row begin, by column, up to the first row that is not all there.
+
+    NULLs and bytes of each column are added up; also those of fields of that row, so the sums are bounds.
 
     Returns:
         Rows found, the position after the last of them, and how it ended.
@@ -89,19 +132,15 @@ def find_fields(src: Bytes, start: int, positions: Positions, nulls: Counts, siz
             return row, at, WRONG_COUNT
         field = at + 2
         for column in range(columns):
-            if end - field < 4:
-                return row, at, MORE
-            length = I64(int32(src, field))
+            length = I64(int32(src, field)) if end - field >= 4 else I64(0)
             if length < -1 or length > LONGEST_FIELD:
                 return row, at, WRONG_LENGTH
             positions[column, row] = field
             field += 4 + max(length, I64(0))
             if field > end:
                 return row, at, MORE
-        for column in range(columns):
-            length = int32(src, positions[column, row])
             nulls[column] += length < 0
-            sizes[column] += max(length, 0)
+            sizes[column] += max(length, I64(0))
         row += 1
         at = field
     return row, at, MORE
@@ -148,11 +187,15 @@ def find_elements(src: Bytes, at: Positions, offsets: Positions, elements: Posit
 
 
 @compiled
-def find_nulls(src: Bytes, at: Positions, valid: Bytes) -> None:
-    """Arrow's validity bitmap: a set bit for each field that is not NULL."""
+def find_nulls(src: Bytes, at: Positions, valid: Bytes) -> int:
+    """Arrow's validity bitmap: a set bit for each field that is not NULL. Gives the number of those that are."""
+    nulls = 0
     for row in range(len(at)):
         if int32(src, at[row]) >= 0:
             valid[U64(row >> 3)] |= U8(1 << (row & 7))
+        else:
+            nulls += 1
+    return nulls
 
 
 @compiled
@@ -217,34 +260,36 @@ def sixteens(src: Bytes, at: Positions, out: Bytes) -> int:
         length = int32(src, at[row])
         if length not in (16, -1):
             return row
-        for i in range(16):
-            out[row, i] = src[U64(at[row] + 4 + i)] if length == 16 else U8(0)
+        if length == 16:
+            copy(out, row * 16, src, at[row] + 4, 16)
+        else:
+            out[row * 16 : row * 16 + 16] = 0
     return FINE
-
-
-def _memcpy(_context: Any, target: Any, _to: Any, source: Any, _start: Any, _length: Any) -> Any:
-    """Copy bytes from a place in one array to a place in another; the caller has checked both. A loop over bytes takes twice as long for short texts."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        origin = context.make_array(signature.args[2])(context, builder, arguments[2]).data
-        cgutils.raw_memcpy(builder, builder.gep(place, [arguments[1]]), builder.gep(origin, [arguments[3]]), arguments[4], 1)
-        return context.get_dummy_value()
-
-    return numba.types.void(target, numba.types.int64, source, numba.types.int64, numba.types.int64), generate
-
-
-_copy = intrinsic(_memcpy)
 
 
 @compiled
 def texts(src: Bytes, at: Positions, offsets: Positions, out: Bytes) -> None:
-    """Bytes of any length, one after another; `offsets` has one entry more than rows. `out` is as long as `find_fields` says."""
+    """Bytes of any length, one after another; `offsets` has one entry more than rows, `out` SLACK bytes more than the fields have.
+
+    Short ones are copied 16 bytes at a time, and some bytes beyond their end, where the next one goes: twice as fast as memcpy, and four times as a loop.
+    """
     size = I64(0)
     offsets[0] = 0
     for row in range(len(at)):
-        length = I64(int32(src, at[row]))
-        if length > 0:
-            _copy(out, size, src, I64(at[row]) + 4, length)
-            size += length
+        start, length = I64(at[row]) + 4, I64(int32(src, at[row]))
+        if 0 < length <= 64 and start + length + SLACK <= len(src):
+            for done in range(0, length, 16):
+                copy(out, size + done, src, start + done, 16)
+        elif length > 0:
+            copy(out, size, src, start, length)
+        size += max(length, I64(0))
         offsets[row + 1] = size
+
+
+@compiled
+def is_ascii(data: Bytes) -> bool:
+    """Whether no byte has its highest bit set."""
+    bits = U8(0)
+    for i in range(len(data)):
+        bits |= data[i]
+    return bits < 128

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.postgres.copy_kernel import FINE, U64, compiled, int16, int32
+from engine.postgres.copy_kernel import FINE, I64, U64, compiled, int16, int32, int64
 
 if TYPE_CHECKING:
     from engine.postgres.copy_kernel import Bytes, Positions
 
 POSITIVE, NEGATIVE, NAN, INFINITY, MINUS_INFINITY = 0x0000, 0x4000, 0xC000, 0xD000, 0xF000
 UNFIT, CORRUPT = 1, 2
-HALF = U64(0xFFFFFFFF)
+HALF, GROUP = U64(0xFFFFFFFF), U64(0xFFFF)
 
 POWERS = np.array([1, 10, 100, 1000, 10000], dtype=np.uint64)
 ROOM = np.array([64, 60, 57, 54, 50], dtype=np.uint64)
@@ -40,12 +40,32 @@ def times_plus(high: Any, low: Any, power: int, digit: Any) -> tuple[Any, Any, b
 
 
 @compiled
+def short(src: Bytes, at: int, digits: int, exponent: int) -> Any:
+    """The same for one to four digits, where one half is enough; -1 if that is not for sure the value. Most numerics, in half the time."""
+    groups = U64(int64(src, at)) >> U64(64 - 16 * digits)  # one load for all, what follows them shifted out
+    first, second, third, fourth = groups >> U64(48), groups >> U64(32) & GROUP, groups >> U64(16) & GROUP, groups & GROUP
+    if first > 9999 or second > 9999 or third > 9999 or fourth > 9999:
+        return I64(-1)
+    value = ((first * U64(10_000) + second) * U64(10_000) + third) * U64(10_000) + fourth
+    if exponent >= 0:
+        return I64(value * POWERS[exponent])
+    cut = POWERS[-exponent]
+    whole = value // cut
+    return I64(whole) if whole * cut == value else I64(-1)
+
+
+@compiled
 def magnitude(src: Bytes, at: int, digits: int, weight: int, scale: int) -> tuple[Any, Any, int]:
     """The digits as one 128-bit number * 10 ** scale; not fit: it has a digit beyond the scale, or too many.
 
     Returns:
         Both halves, and FINE, UNFIT or CORRUPT.
     """
+    last = 4 * (weight - digits + 1) + scale
+    if 1 <= digits <= 4 and -4 <= last <= 2 and at + 8 <= len(src):
+        value = short(src, at, digits, last)
+        if value >= 0:
+            return U64(0), U64(value), FINE
     high, low = U64(0), U64(0)
     exponent = 4 * weight + scale  # of ten, which the next digit is multiplied by
     for i in range(digits):

@@ -123,6 +123,7 @@ def test_any_stream_cut_anywhere_comes_out_exactly(table: tuple[list[pa.DataType
     for i, kind in enumerate(types):
         assert values(batches, i) == [plain(r[i], kind) for r in rows]
         assert all(batch[i].type == kind for batch in batches)
+        assert sum(batch[i].null_count for batch in batches) == sum(r[i] is None for r in rows)
 
 
 def test_a_stream_cut_at_every_byte_comes_out_whole() -> None:
