@@ -135,6 +135,7 @@ class CopyOut:
             if self._unwanted:
                 return
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._loop.set_exception_handler(lambda _loop, _context: None)  # it would log the server's text, which may hold a value
         try:
             connection = await self._connect()
             try:
