@@ -96,7 +96,7 @@ class CopyOut:
         where: The way to the server.
         query: What is copied.
         form: COPY's options, as asyncpg names them.
-        take: Is given each piece, in the thread of `run`; returns False when no more is wanted.
+        take: Is given each piece, in the thread of `run`; returns False when no more is wanted, and `cancel` is called.
     """
 
     def __init__(self, options: PostgresSourceOptions, where: Address, query: str, form: Mapping[str, Any], take: Callable[[bytes], bool]) -> None:
@@ -120,7 +120,7 @@ class CopyOut:
         Raises:
             FerryError: The server was not reached, ended the query, or broke off.
         """
-        with contextlib.suppress(asyncio.CancelledError, _Unwanted), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._run(on_begin, on_end))
 
     def cancel(self) -> None:
@@ -145,6 +145,9 @@ class CopyOut:
                 tag = await connection.copy_from_query(self._query + "\n", output=self._output, **self._form)
                 on_end(int(tag.rpartition(" ")[2]))
                 await connection.execute("COMMIT")
+            except asyncio.CancelledError:
+                await _end(connection)
+                raise
             finally:
                 with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     await connection.close(timeout=CLOSE_SECONDS)
@@ -154,7 +157,7 @@ class CopyOut:
 
     async def _output(self, piece: bytes) -> None:
         if not self._take(piece):
-            raise _Unwanted
+            await asyncio.Event().wait()  # for `cancel`, which whoever does not want it has called or will call
 
     async def _connect(self) -> asyncpg.Connection[Any]:
         try:
@@ -165,8 +168,12 @@ class CopyOut:
         return connection
 
 
-class _Unwanted(Exception):  # noqa: N818 - an end, not an error
-    """Ends a COPY that nobody waits for."""
+async def _end(connection: asyncpg.Connection[Any]) -> None:
+    """Have the server cancel, then hang up: asyncpg's own close after a cancelled COPY may wait for an answer that it has stopped reading."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection._cancel(asyncio.get_running_loop().create_future())  # noqa: SLF001 - the request alone, which has no public name
+    connection.terminate()
 
 
 def translated(options: PostgresSourceOptions, error: BaseException, rows: int) -> FerryError | None:

@@ -12,12 +12,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import psycopg
 import pyarrow as pa
 
 from engine import workers
 from engine.errors import IntegrityError, SchemaMismatch
 from engine.postgres import copy_connection
-from engine.postgres.plan import Plan, described
+from engine.postgres.plan import Plan
 from engine.postgres.source import PostgresSource, Stream
 from engine.postgres.types import without_domain
 
@@ -26,8 +27,6 @@ if importlib.util.find_spec("numba") is None:  # imported when rows are decoded:
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import psycopg
 
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.postgres.types import Rule
@@ -63,8 +62,7 @@ class CopySource(PostgresSource):
     def _planned(self, connection: psycopg.Connection[Any], form: Form) -> CopyPlan:
         plan = super()._planned(connection, form)
         way = copy_connection.address(connection, self._options)
-        made = CopyPlan(plan.query, plan.columns, tuple(map(_in_binary, plan.rules)), plan.shape_checks, plan.estimated_rows, way=way, sent=())
-        return replace(made, sent=described(connection, made.statement, self._options))
+        return CopyPlan(plan.query, plan.columns, tuple(map(_in_binary, plan.rules)), plan.shape_checks, plan.estimated_rows, way=way)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +71,17 @@ class CopyPlan(Plan):
 
     Attributes:
         way: To the server that planned it.
-        sent: The types (OIDs) of the statement's columns: what the bytes mean.
     """
 
     way: copy_connection.Address
-    sent: tuple[int, ...]
+
+    @property
+    def sent(self) -> Iterator[int]:
+        """The types (OIDs) of the columns that are sent: what the bytes mean. All of them are PostgreSQL's own."""
+        for column, rule in zip(self.columns, self.rules, strict=True):
+            kind, _ = without_domain(column.type, column.typmod)
+            own = f"{without_domain(kind.element, -1)[0].name}[]" if kind.element else kind.name
+            yield psycopg.adapters.types.get_oid(rule.casts[-1] if rule.casts else own)
 
 
 def _in_binary(rule: Rule) -> Rule:
@@ -129,7 +133,7 @@ class CopyStream(_CopyStream):
         from engine.postgres import copy_binary
 
         super().__init__(options, plan, notes, plan.statement, {"format": "binary"})
-        self._expected = plan.sent
+        self._expected = tuple(plan.sent)
         self._binary = copy_binary
         self._splitter = copy_binary.Splitter(len(plan.columns) + len(plan.shape_checks))
         self._types = [_delivered(rule) for rule in plan.rules] + [pa.bool_()] * len(plan.shape_checks)

@@ -256,15 +256,6 @@ def _estimate(connection: psycopg.Connection[Any], statement: str, options: Post
     return found
 
 
-def described(connection: psycopg.Connection[Any], statement: str, options: PostgresOptions) -> tuple[int, ...]:
-    """The types (OIDs) of a statement's columns, without running it; in a transaction, within which a pooler keeps to one server connection."""
-    with connection.transaction(force_rollback=True):
-        result = connection.pgconn.prepare(b"", statement.encode())
-        if result.status != pq.ExecStatus.COMMAND_OK:
-            raise query_failed(options, _diagnosis(result, pq.DiagnosticField.SQLSTATE) or None)
-        return tuple(oid for _, oid, _ in _fields(connection.pgconn.describe_prepared(b"")))
-
-
 def text_notes(made: Plan, policy: TypePolicy) -> list[str]:
     """What a user of Parquet should know about columns that became text although they hold numbers, or because it was asked for."""
     asked = sorted(policy.as_text - {"*"})

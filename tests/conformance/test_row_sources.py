@@ -122,7 +122,7 @@ def test_a_value_larger_than_a_batch_arrives(make: Callable[..., Any]) -> None:
 
 
 def test_leaving_early_cancels_within_a_second(make: Callable[..., Any], database: str) -> None:
-    with make("SELECT i, repeat('x', 100) FROM generate_series(1, 1000000000) i /* abandoned */").read() as stream:
+    with make("SELECT generate_series(1, 1000000000) AS i, repeat('x', 100) AS pad /* abandoned */").read() as stream:
         stream.reader.read_next_batch()
         until(lambda: running(database, "abandoned"))
         left = time.monotonic()
@@ -223,7 +223,7 @@ def test_the_servers_errors_carry_their_sqlstate_and_no_value(make: Callable[...
 
 def test_a_value_that_does_not_fit_names_column_and_row(make: Callable[..., Any]) -> None:
     for value, kind in (("infinity", "date"), ("NaN", "numeric(9,2)"), ("24:00", "time")):
-        query = f"SELECT i, CASE WHEN i = 70000 THEN '{value}'::{kind} END AS d FROM generate_series(1, 100000) i"
+        query = f"SELECT i, (CASE WHEN i = 70000 THEN '{value}' END)::{kind} AS d FROM generate_series(1, 100000) i"
         with pytest.raises(UnrepresentableValue, match=r"column 'd' \(.*\), row 70,000: ") as caught:
             table(make(query))
         assert "--unrepresentable d=text" in str(caught.value)
@@ -374,7 +374,7 @@ def test_pieces_end_with_rows_and_the_server_counts_them(make_encoded: Callable[
 
 
 def test_leaving_its_lines_early_cancels_within_a_second(make_encoded: Callable[..., Any], database: str) -> None:
-    source = make_encoded("SELECT i, repeat('x', 100) FROM generate_series(1, 1000000000) i /* abandoned */")
+    source = make_encoded("SELECT generate_series(1, 1000000000) AS i, repeat('x', 100) AS pad /* abandoned */")
     with source.read_encoded(CsvFormat().dialect) as stream:
         next(iter(stream.pieces))
         until(lambda: running(database, "abandoned"))
