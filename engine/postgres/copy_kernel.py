@@ -52,7 +52,7 @@ def compiled(function: F) -> F:
 
 def _load(bits: int) -> Any:
     """A big-endian number at any place in an array: one load and one byte swap, where shifts and ors of single bytes take twice as long."""
-    number = {16: types.int16, 32: types.int32, 64: types.int64}[bits]
+    number: Any = {16: types.int16, 32: types.int32, 64: types.int64}[bits]
 
     def load(_context: Any, src: Any, _at: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -287,7 +287,7 @@ def texts(src: Bytes, at: Positions, offsets: Positions, out: Bytes) -> None:
 
 
 @compiled
-def is_ascii(data: Bytes) -> bool:
+def is_ascii(data: Bytes) -> Any:
     """Whether no byte has its highest bit set."""
     bits = U8(0)
     for i in range(len(data)):
