@@ -34,6 +34,7 @@ from engine.errors import ProcessingError
 from engine.postgres import copy_kernel as kernel
 from engine.postgres import copy_numeric
 from engine.postgres.convert import Unfit
+from engine.postgres.reader import BATCH_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 HEADER_BYTES = len(SIGNATURE) + 8
-BATCH_BYTES = 4 << 20
 LARGEST_BATCH = 0x7FFFFFFF
 DAYS_TO_2000 = 10_957
 MICROSECONDS_TO_2000 = 946_684_800_000_000

@@ -1,41 +1,32 @@
-"""One COPY … TO STDOUT off the socket in large pieces, by asyncpg in an event loop of its own.
+"""How asyncpg reaches PostgreSQL: as libpq has.
 
-libpq says where: the connection that planned the query tells which host answered, who logged in and whether by TLS, after service file, password file,
+The connection that planned the query tells which host answered, who logged in and whether by TLS, after service file, password file,
 environment, several hosts and `sslmode` have had their say; this one goes to the same place in the same way. What asyncpg cannot do as libpq does
 is refused, by name.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import socket
-import threading
 import urllib.parse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-import uvloop
 
-from engine.errors import ConfigurationError, FerryError
-from engine.libpq import KEEPALIVES, connection_failed, query_failed
-from engine.postgres.plan import begin
+from engine.errors import ConfigurationError
+from engine.libpq import KEEPALIVES, connection_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import psycopg
 
     from engine.postgres.source_options import PostgresSourceOptions
 
-CLOSE_SECONDS = 5.0
+ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _TLS_KEYS = ("sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version", "sslnegotiation")
 _REFUSED = {"channel_binding": "require", "gssencmode": "require"}
 _REFUSED_IF_GIVEN = ("require_auth", "sslcrldir", "requirepeer", "scram_client_key", "oauth_issuer")
-CONNECTION_LOST = "08"
-"""The class of conditions that asyncpg itself raises when the connection broke."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,102 +79,18 @@ def _refuse(connection: psycopg.Connection[Any], asked: dict[str, str], options:
         raise ConfigurationError(f"'reader' copy does not connect with {', '.join(wrong)} as libpq does; use --reader adbc")
 
 
-class CopyOut:
-    """One statement's rows on their way, in one `REPEATABLE READ READ ONLY` transaction.
+async def connect(options: PostgresSourceOptions, where: Address) -> asyncpg.Connection[Any]:
+    """A connection of the same way.
 
-    Args:
-        options: Of the source.
-        where: The way to the server.
-        query: What is copied.
-        form: COPY's options, as asyncpg names them.
-        take: Is given each piece, in the thread of `run`; returns False when no more is wanted, and `cancel` is called.
+    Raises:
+        ConnectionFailed: The server was not reached, or refused.
     """
-
-    def __init__(self, options: PostgresSourceOptions, where: Address, query: str, form: Mapping[str, Any], take: Callable[[bytes], bool]) -> None:
-        self._options = options
-        self._where = where
-        self._query = query
-        self._form = form
-        self._take = take
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._unwanted = False
-
-    def run(self, on_begin: Callable[[tuple[int, ...]], None], on_end: Callable[[int], None]) -> None:
-        """Do it all in this thread.
-
-        Args:
-            on_begin: Called when the transaction stands, with the types (OIDs) of the query's columns.
-            on_end: Called with the number of rows that the server says it sent, before the transaction ends.
-
-        Raises:
-            FerryError: The server was not reached, ended the query, or broke off.
-        """
-        with contextlib.suppress(asyncio.CancelledError), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._run(on_begin, on_end))
-
-    def cancel(self) -> None:
-        """End it at once, from any thread: the server is told to cancel."""
-        with self._lock:
-            if self._loop is not None and self._task is not None and not self._unwanted:
-                self._loop.call_soon_threadsafe(self._task.cancel)
-            self._unwanted = True
-
-    async def _run(self, on_begin: Callable[[tuple[int, ...]], None], on_end: Callable[[int], None]) -> None:
-        with self._lock:
-            if self._unwanted:
-                return
-            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        self._loop.set_exception_handler(lambda _loop, _context: None)  # it would log the server's text, which may hold a value
-        try:
-            connection = await self._connect()
-            try:
-                await connection.execute(begin(self._options))
-                prepared = await connection.prepare(self._query, name="")  # a named one would stay behind in a pooler's connection
-                on_begin(tuple(column.type.oid for column in prepared.get_attributes()))
-                tag = await connection.copy_from_query(self._query + "\n", output=self._output, **self._form)
-                on_end(int(tag.rpartition(" ")[2]))
-                await connection.execute("COMMIT")
-            except asyncio.CancelledError:
-                await _end(connection)
-                raise
-            finally:
-                with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                    await connection.close(timeout=CLOSE_SECONDS)
-        finally:
-            with self._lock:
-                self._loop = None
-
-    async def _output(self, piece: bytes) -> None:
-        if not self._take(piece):
-            await asyncio.Event().wait()  # for `cancel`, which whoever does not want it has called or will call
-
-    async def _connect(self) -> asyncpg.Connection[Any]:
-        try:
-            connection = await asyncpg.connect(**self._where.arguments)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-            raise connection_failed(self._options, _in_libpqs_words(error)) from None
-        _keep_alive(connection)
-        return connection
-
-
-async def _end(connection: asyncpg.Connection[Any]) -> None:
-    """Have the server cancel, then hang up: asyncpg's own close after a cancelled COPY may wait for an answer that it has stopped reading."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await connection._cancel(asyncio.get_running_loop().create_future())  # noqa: SLF001 - the request alone, which has no public name
-    connection.terminate()
-
-
-def translated(options: PostgresSourceOptions, error: BaseException, rows: int) -> FerryError | None:
-    """What asyncpg raised, in our words; None where it is none of its errors."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        return query_failed(options, None if state.startswith(CONNECTION_LOST) else state, rows=rows)
-    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError):
-        return query_failed(options, None, rows=rows)
-    return None
+    try:
+        connection = await asyncpg.connect(**where.arguments)
+    except (*ERRORS, ValueError) as error:
+        raise connection_failed(options, _in_libpqs_words(error)) from None
+    _keep_alive(connection)
+    return connection
 
 
 def _in_libpqs_words(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from engine import registry, workers
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, QueryFailed, SchemaMismatch, UnrepresentableValue
 from engine.formats.csv import CsvFormat
 from engine.postgres import plan as planning
-from engine.postgres.source import BATCH_BYTES
+from engine.postgres.reader import BATCH_BYTES
 from engine.protocols import EncodesItself
 from engine.stores.memory import MemoryStore
 from tests.postgres.cases import CASES, TEXTS, TYPES_OF_OURS
