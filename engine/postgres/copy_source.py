@@ -16,18 +16,18 @@ from engine import workers
 from engine.errors import IntegrityError
 from engine.postgres import batches, copy_connection, copy_plan
 from engine.postgres.copy_reader import CopyReader
-from engine.postgres.reader import Delivery
+from engine.postgres.reader import BATCH_BYTES, Delivery
 from engine.postgres.source import PostgresSource, Stream
 
 if importlib.util.find_spec("numba") is None:  # imported when rows are decoded: that takes half a second and 80 MB
     raise ModuleNotFoundError("numba is missing", name="numba")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import psycopg
 
-    from engine.postgres.copy_binary import Rows
+    from engine.postgres.copy_binary import Rows, Splitter
     from engine.postgres.copy_plan import CopyPlan
     from engine.postgres.plan import Plan
     from engine.postgres.source_options import PostgresSourceOptions
@@ -85,40 +85,57 @@ class Binary:
 
     def collector(self) -> BinaryCollector:
         """See `Layout`."""
-        return BinaryCollector(self._binary.Splitter(len(self._types)), self.delivery)
+        return BinaryCollector(self._binary.Splitter(len(self._types)), self._decode)
 
-    def delivery(self, rows: Rows) -> Delivery:
-        """Whole rows, to be decoded."""
-        return Delivery(rows.count, len(rows.source), partial(self._decode, rows))
-
-    def _decode(self, rows: Rows) -> pa.RecordBatch:
-        try:
-            columns = self._binary.decode(rows, self._types)
-        except self._binary.UnfitColumn as found:
-            raise batches.UnfitRow(self._plan, found.column, found.unfit.index, found.unfit.why) from None
+    def _decode(self, group: Sequence[Rows]) -> pa.RecordBatch:
+        parts, before = [], 0
+        for rows in group:
+            try:
+                parts.append(self._binary.decode(rows, self._types))
+            except self._binary.UnfitColumn as found:
+                raise batches.UnfitRow(self._plan, found.column, before + found.unfit.index, found.unfit.why) from None
+            before += rows.count
+        columns = parts[0] if len(parts) == 1 else [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
         return batches.convert(self._plan, pa.RecordBatch.from_arrays(columns, names=[""] * len(columns)))
 
 
 class BinaryCollector:
-    """Pieces of COPY BINARY → whole rows (`Collector`)."""
+    """Pieces of COPY BINARY → groups of whole rows (`Collector`)."""
 
-    def __init__(self, splitter: Any, delivery: Callable[[Rows], Delivery]) -> None:
+    def __init__(self, splitter: Splitter, decode: Callable[[Sequence[Rows]], pa.RecordBatch]) -> None:
         self._splitter = splitter
-        self._delivery = delivery
+        self._decode = decode
+        self._group: list[Rows] = []
+        self._size = 0
 
     def feed(self, piece: bytes) -> Delivery | None:
         """See `Collector`."""
         rows = self._splitter.feed(piece)
-        return None if rows is None else self._delivery(rows)
+        if rows is None:
+            return None
+        self._add(rows)
+        return self._delivery() if self._size >= BATCH_BYTES else None
 
     def end(self) -> Delivery | None:
         """See `Collector`."""
-        rows = self._splitter.end()
-        return self._delivery(rows) if rows.count else None
+        self._add(self._splitter.end())
+        return self._delivery()
+
+    def _add(self, rows: Rows) -> None:
+        if rows.count:
+            self._group.append(rows)
+            self._size += len(rows.source)
+
+    def _delivery(self) -> Delivery | None:
+        group, size = self._group, self._size
+        self._group, self._size = [], 0
+        return Delivery(sum(rows.count for rows in group), size, partial(self._decode, group)) if group else None
 
 
 class EncodedStream(Stream):
     """The server's CSV on its way (`protocols.EncodedStream`)."""
+
+    budget = 16 * PIECE_BYTES
 
     def __init__(self, options: PostgresSourceOptions, plan: CopyPlan, readers: int, notes: list[str], dialect: CsvDialect) -> None:
         self._layout = Csv(plan, dialect)
