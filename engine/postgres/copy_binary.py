@@ -79,10 +79,10 @@ class Splitter:
             ProcessingError: This is no such stream.
         """
         self._held += piece
-        if len(self._held) < self._wanted:
-            return None
         if len(self._held) > LARGEST_BATCH:
             raise _corrupt("a row is longer than 2 GiB")
+        if len(self._held) < self._wanted:
+            return None
         rows = self._cut()
         # A row that is not whole yet is looked at again when there is twice as much: each byte is read a few times at most.
         self._wanted = max(self._batch_bytes, 2 * len(self._held))

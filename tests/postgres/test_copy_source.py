@@ -180,6 +180,15 @@ def test_the_way_is_libpqs_own(database: str, tmp_path: Path, monkeypatch: pytes
     assert read(database, "SELECT current_setting('search_path') AS a", reader="copy").to_pylist() == [{"a": "pg_catalog"}]
 
 
+def test_a_unix_socket_is_a_way_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("unix")
+    open_to_nobody(folder)
+    with embedded.postgres(folder, settings={"unix_socket_directories": "/tmp"}) as server:
+        url = f"postgresql://postgres:{server.password}@/postgres?host=/tmp&port={server.port}"
+        for reader in ("adbc", "copy"):
+            assert read("", "SELECT inet_client_addr() AS a", reader=reader, connection_string=url).to_pylist() == [{"a": None}]
+
+
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[embedded.Postgres, Path]]:
     """A PostgreSQL with TLS, for `localhost`, and the folder with its certificate; the wheel's is built without."""
