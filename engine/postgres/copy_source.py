@@ -174,7 +174,11 @@ class Csv:
 
 
 class LineCollector:
-    """Pieces of lines → larger ones (`Collector`). The server sends a row at a time, and asyncpg hands on whole messages alone."""
+    """Pieces of lines → larger ones (`Collector`).
+
+    They end with rows: a message of the server is one row (https://www.postgresql.org/docs/current/protocol-message-formats.html, "CopyData"), and
+    asyncpg hands on whole messages alone.
+    """
 
     def __init__(self) -> None:
         self._held = bytearray()
