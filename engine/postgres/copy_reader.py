@@ -150,7 +150,8 @@ class CopyReader(Reader):
         while not isinstance(item := self._run(arrived.get()), str):
             if isinstance(item, copy_connection.ERRORS):
                 raise _ended(item) from item
-            if isinstance(item, BaseException):
+            if isinstance(item, BaseException):  # of ours: the server goes on sending
+                self._loop.run_until_complete(self._hang_up())
                 raise item
             rows += item.rows
             yield item
