@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pyarrow as pa
-from psycopg import pq, sql
+from psycopg import generators, pq, sql
 
 from engine.errors import ConfigurationError, FerryError, QueryFailed
 from engine.libpq import query_failed
@@ -167,7 +167,7 @@ def _check(connection: psycopg.Connection[Any], query: str, options: PostgresOpt
         raise ConfigurationError(
             f"the statement is not a query that only reads (SQLSTATE {state}); an export takes one SELECT, WITH, VALUES or TABLE that changes nothing"
         )
-    if _fields(connection.pgconn.describe_prepared(b"")) != _fields(raw):
+    if _fields(_describe(connection)) != _fields(raw):
         raise ConfigurationError("the statement is not one plain query: as a subquery it gives other columns")
     return _Described(bare, _fields(raw))
 
@@ -180,8 +180,15 @@ def _parse(connection: psycopg.Connection[Any], query: str, options: PostgresOpt
         raise ConfigurationError("the query holds a NUL character")
     result = connection.pgconn.prepare(b"", query.encode())
     if result.status == pq.ExecStatus.COMMAND_OK:
-        return connection.pgconn.describe_prepared(b"")
+        return _describe(connection)
     raise _rejected(result, query, options)
+
+
+def _describe(connection: psycopg.Connection[Any]) -> pq.abc.PGresult:
+    """What the parsed statement returns. `pgconn.describe_prepared` would keep the interpreter from every other thread until the server answers."""
+    connection.pgconn.send_describe_prepared(b"")
+    described: pq.abc.PGresult = connection.wait(generators.execute(connection.pgconn))[-1]
+    return described
 
 
 def _rejected(result: pq.abc.PGresult, query: str, options: PostgresOptions) -> FerryError:
