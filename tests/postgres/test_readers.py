@@ -19,7 +19,6 @@ from engine import embedded, registry, workers
 from engine.errors import FerryError, QueryFailed, SchemaMismatch, UnrepresentableValue
 from engine.postgres import splitting
 from engine.postgres.reader import Reader, Shared
-from engine.postgres.source import Stream
 from engine.postgres.source_options import PostgresSourceOptions
 from tests.conftest import open_to_nobody
 from tests.tcp_proxy import tcp_proxy
@@ -27,6 +26,8 @@ from tests.tcp_proxy import tcp_proxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from engine.postgres.source import Stream
 
 READERS = (1, 2, 4)
 MIXED = """
