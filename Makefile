@@ -27,10 +27,10 @@ check: $(READY) ## Lint, format, types, import layers.
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY) ## Measure exports against other ways (QUICK=1: scale 0.1); WHAT=transfers: files; WHAT=connector.
+bench: $(READY) ## Measure exports against other ways (QUICK=1: scale 0.1); WHAT=transfers: files; WHAT=load: loads; WHAT=connector.
 	@$(BIN)/python -m benchmarks.$(or $(WHAT),export) $(ARGS)
 
-campaign: $(READY) ## Kill connectors' runs 200 times; see that nothing is lost.
+campaign: $(READY) ## Kill runs of connectors 200 times, see that nothing is lost; ARGS="--what loads": loads.
 	@$(BIN)/python -m tests.campaign $(ARGS)
 
 lock: $(READY) ## Renew requirements.lock from pyproject.toml.

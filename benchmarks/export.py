@@ -1,26 +1,31 @@
-"""`make bench`: the export of `lineitem` by arrow-ferry and by others, in one interleaved run.
+"""`make bench`: the export of a table by arrow-ferry and by others, in one interleaved run.
 
-    SCALE=1 RUNS=5 python -m benchmarks.export [CONTENDER …]
+    python -m benchmarks.export [--table NAME] [--scale N] [--runs N] [--quick] [--full] [WAY …]
 
-QUICK=1 means scale 0.1 and 3 runs. The database is kept in `.bench/`; tables go to standard output, the single runs to `benchmarks/results/`.
+`--quick` (QUICK=1) means scale 0.1, 3 runs and few ways; `--full` (FULL=1) adds the other tables and scales. The database is kept in `.bench/`; tables go to
+standard output, the single runs to `benchmarks/results/`, their medians as plots to `benchmarks/plots/`.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import signal
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from pyarrow import fs, parquet
 
-from benchmarks import lineitem, measure
+from benchmarks import lineitem, measure, plots, tables
 from benchmarks.contenders import CONTENDERS, Contender
 from engine import embedded
 
@@ -31,8 +36,11 @@ BASELINE = "row_by_row"
 BUCKET = "bench"
 CACHE = measure.ROOT / ".bench"
 RESULTS = measure.ROOT / "benchmarks" / "results"
+PLOTS = measure.ROOT / "benchmarks" / "plots"
 MIB = 1 << 20
 DISTURBED = 0.05  # a larger part of the machine in other hands shows in the ratios
+FEW = ("row_by_row", "psql_csv", "ferry_csv", "ferry_parquet", "adbc_csv", "adbc_parquet", "duckdb_csv", "duckdb_parquet")
+REST = tuple((table, scale) for table in tables.NAMES for scale in (0.1, 1.0, 5.0) if (table == "lineitem") != (scale == 1.0))
 # Loading skips the WAL; every scan starts at the first row, so that files can be compared.
 SETTINGS = {"wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "4GB", "synchronize_seqscans": "off"}
 
@@ -52,11 +60,12 @@ class Bench:
 
     places: Mapping[str, Place]
     environment: Mapping[str, str]
+    table: str
     rows: int
 
     def once(self, one: Contender) -> measure.Run:
         """Run a contender in its own process, check what it made, and remove it."""
-        place, name = self.places[one.place], f"lineitem{one.suffix}"
+        place, name = self.places[one.place], f"{self.table}{one.suffix}"
         took = measure.run([sys.executable, "-m", "benchmarks.contenders", one.name, f"{place.url}/{name}"], self.environment)
         path = f"{place.path}/{name}"
         made = _rows_in(place.files, path)
@@ -66,26 +75,44 @@ class Bench:
         place.files.delete_file(path)
         return replace(took, file_bytes=size)
 
+    def floor(self, runs: int) -> float:
+        """Seconds that the server alone takes to make the rows: what no client can be faster than with one reader."""
+        with psycopg.connect(self.environment["FERRY_DATABASE"]) as connection:
+            return median(_seconds(connection, f"COPY {self.table} TO '/dev/null' (FORMAT binary)") for _ in range(runs))
 
-def main(names: Sequence[str]) -> None:
+
+def main(arguments: Sequence[str]) -> None:
     """Measure, print, and keep the results."""
-    quick = os.environ.get("QUICK", "") not in ("", "0")
-    scale = float(os.environ.get("SCALE") or (0.1 if quick else 1))
-    runs = int(os.environ.get("RUNS") or (3 if quick else 5))
-    unknown = set(names) - CONTENDERS.keys()
-    if unknown or runs < 1:
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}" if unknown else "RUNS must be 1 at least")
-    chosen = [c for c in CONTENDERS.values() if not names or c.name in {BASELINE, *names}]
+    asked = _parser().parse_args(arguments)
+    unknown = set(asked.way) - CONTENDERS.keys()
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaving by an exception stops the servers
-    with _bench(scale) as (bench, about):
-        about |= {"scale": scale, "rows": bench.rows, "runs": runs}
-        _say(f"lineitem at scale {scale:g}: {bench.rows:,} rows; {len(chosen)} ways, {runs} runs each in turn after a warm-up")
-        taken = _taken(bench, chosen, runs)
-    _report(about, chosen, taken)
+    for table, scale in [(asked.table, asked.scale or (0.1 if asked.quick else 1.0)), *(REST if asked.full else ())]:
+        few = asked.quick or (table, scale) in REST
+        named = {BASELINE, *asked.way} if asked.way else set(FEW) if few else set(CONTENDERS)
+        chosen = [c for c in CONTENDERS.values() if c.name in named]
+        with _bench(table, scale) as (bench, about):
+            about |= {"table": table, "scale": scale, "rows": bench.rows, "runs": asked.runs, "server_seconds": bench.floor(asked.runs)}
+            _say(f"{table} at scale {scale:g}: {bench.rows:,} rows; {len(chosen)} ways, {asked.runs} runs each in turn after a warm-up")
+            taken = _taken(bench, chosen, asked.runs)
+        _report(about, chosen, taken)
+
+
+def _parser() -> argparse.ArgumentParser:
+    quick, full = (os.environ.get(name, "") not in ("", "0") for name in ("QUICK", "FULL"))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description="A table into one file, by arrow-ferry and by others.")
+    parser.add_argument("way", nargs="*", metavar="WAY", help=f"of {', '.join(CONTENDERS)}")
+    parser.add_argument("--table", choices=tables.NAMES, default="lineitem", help="what is exported (lineitem)")
+    parser.add_argument("--scale", type=float, default=float(os.environ.get("SCALE") or 0), help="of the table (SCALE=1)")
+    parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS") or (3 if quick else 5)), help="of each way, after a warm-up (RUNS=5)")
+    parser.add_argument("--quick", action="store_true", default=quick, help="scale 0.1 and few ways (QUICK=1)")
+    parser.add_argument("--full", action="store_true", default=full, help="the other tables and scales too (FULL=1)")
+    return parser
 
 
 @contextlib.contextmanager
-def _bench(scale: float) -> Iterator[tuple[Bench, dict[str, Any]]]:
+def _bench(table: str, scale: float) -> Iterator[tuple[Bench, dict[str, Any]]]:
     """Servers up, table filled, folders empty; and what is known about them."""
     CACHE.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -94,12 +121,13 @@ def _bench(scale: float) -> Iterator[tuple[Bench, dict[str, Any]]]:
         server = stack.enter_context(embedded.postgres(CACHE / "postgres", settings=SETTINGS))
         s3 = stack.enter_context(embedded.s3(Path(folder) / "s3"))
         s3.create_bucket(BUCKET)
-        _say("filling lineitem, unless it is there …")
-        database = lineitem.database(server, scale)
+        _say(f"filling {table}, unless it is there …")
+        database = tables.database(server, table, scale)
         remote = fs.S3FileSystem(access_key=s3.access_key, secret_key=s3.secret_key, endpoint_override=s3.endpoint_url, region="us-east-1")
         places = {"folder": Place(folder, folder, fs.LocalFileSystem()), "s3": Place(f"s3://{BUCKET}", BUCKET, remote)}
         environment = {
             "FERRY_DATABASE": database,
+            "BENCH_TABLE": table,
             "MINIO_ENDPOINT": s3.endpoint_url,
             "MINIO_ACCESS_KEY": s3.access_key,
             "MINIO_SECRET_KEY": s3.secret_key,
@@ -109,7 +137,7 @@ def _bench(scale: float) -> Iterator[tuple[Bench, dict[str, Any]]]:
             "machine": measure.machine(),
             "versions": {**measure.versions(), "PostgreSQL": lineitem.server_version(database)},
         }
-        yield Bench(places, environment, lineitem.rows(database)), about
+        yield Bench(places, environment, table, lineitem.rows(database, table)), about
 
 
 def _taken(bench: Bench, chosen: Sequence[Contender], runs: int) -> dict[str, list[measure.Run]]:
@@ -128,21 +156,30 @@ def _disturbance(run: measure.Run) -> str:
 
 
 def _rows_in(files: fs.FileSystem, path: str) -> int:
-    """Rows of a finished file, counted without trusting its maker; no value of lineitem holds a newline."""
+    """Rows of a finished file, counted without trusting its maker: of CSV the newlines outside quotes."""
     if path.endswith(".parquet"):
         return int(parquet.read_metadata(path, filesystem=files).num_rows)
-    lines = 0
+    lines, quoted = 0, 0
     with files.open_input_stream(path) as stream:
         while piece := stream.read(MIB):
-            lines += piece.count(b"\n")
+            between = piece.split(b'"')
+            lines += sum(part.count(b"\n") for part in between[quoted::2])
+            quoted ^= (len(between) - 1) & 1
     return lines - 1
+
+
+def _seconds(connection: psycopg.Connection, statement: str) -> float:
+    started = time.perf_counter()
+    connection.execute(statement)
+    return time.perf_counter() - started
 
 
 def _report(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mapping[str, list[measure.Run]]) -> None:
     """The table, and the results file."""
     summaries = {c.name: measure.summary(taken[c.name], taken[BASELINE]) for c in chosen}
     lines = [
-        f"lineitem, scale {about['scale']:g}, {about['rows']:,} rows; medians of {about['runs']} interleaved runs; ratios run by run",
+        f"{about['table']}, scale {about['scale']:g}, {about['rows']:,} rows; medians of {about['runs']} interleaved runs; ratios run by run",
+        f"the server alone (COPY … TO '/dev/null', binary): {about['server_seconds']:.2f} s",
         "",
         "| way | wall s | client CPU s | peak MiB | file MB | times as fast (range) |",
         "|---|---:|---:|---:|---:|---:|",
@@ -160,9 +197,15 @@ def _report(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mappin
     lines += ["", f"{about['date']}; {_listed(about['machine'])}", _listed(about["versions"])]
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{about['date'][:10]}-export-scale-{about['scale']:g}.json"
+    name = f"export-{about['table']}-scale-{about['scale']:g}"
+    path = RESULTS / f"{about['date'][:10]}-{name}.json"
     contenders = {name: {"median": asdict(s), "runs": [asdict(r) for r in taken[name]]} for name, s in summaries.items()}
     path.write_text(json.dumps({**about, "contenders": contenders}, indent=1) + "\n")
+    for suffix in sorted({c.suffix for c in chosen}):
+        seconds = {c.label.partition(" → ")[0].replace("`", ""): summaries[c.name].seconds for c in chosen if c.suffix == suffix and c.place == "folder"}
+        plots.bars(
+            PLOTS / f"{name}{suffix.replace('.', '-')}.svg", f"{about['table']} ({about['rows']:,} rows) to {suffix}, s", seconds, about["server_seconds"]
+        )
     _say(f"kept in {path.relative_to(measure.ROOT)}")
 
 

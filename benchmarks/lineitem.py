@@ -8,21 +8,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+import pyarrow as pa
 from psycopg import sql
+from pyarrow import csv, parquet
 
 if TYPE_CHECKING:
     from engine.embedded import Postgres
 
 # TPC-H specification 1.4.1; https://www.tpc.org/tpch/
-TABLE = """
-CREATE TABLE lineitem (
-    l_orderkey bigint NOT NULL, l_partkey bigint NOT NULL, l_suppkey bigint NOT NULL, l_linenumber integer NOT NULL,
-    l_quantity numeric(15,2) NOT NULL, l_extendedprice numeric(15,2) NOT NULL, l_discount numeric(15,2) NOT NULL, l_tax numeric(15,2) NOT NULL,
-    l_returnflag char(1) NOT NULL, l_linestatus char(1) NOT NULL,
-    l_shipdate date NOT NULL, l_commitdate date NOT NULL, l_receiptdate date NOT NULL,
-    l_shipinstruct char(25) NOT NULL, l_shipmode char(10) NOT NULL, l_comment varchar(44) NOT NULL
-)"""
+COLUMNS = {
+    **dict.fromkeys(("l_orderkey", "l_partkey", "l_suppkey"), "bigint"),
+    "l_linenumber": "integer",
+    **dict.fromkeys(("l_quantity", "l_extendedprice", "l_discount", "l_tax"), "numeric(15,2)"),
+    **dict.fromkeys(("l_returnflag", "l_linestatus"), "char(1)"),
+    **dict.fromkeys(("l_shipdate", "l_commitdate", "l_receiptdate"), "date"),
+    "l_shipinstruct": "char(25)",
+    "l_shipmode": "char(10)",
+    "l_comment": "varchar(44)",
+}
 PIECE = 1 << 20
+
+
+def made(server: Postgres, scale: float) -> str:
+    """The URL of the database for tables of that scale; made now if it is not there."""
+    name = f"tpch_{scale:g}".replace(".", "_")
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return server.url_of(name)
 
 
 def database(server: Postgres, scale: float) -> str:
@@ -30,24 +43,51 @@ def database(server: Postgres, scale: float) -> str:
 
     Table and rows come in one transaction, so the table's existence says that it is complete.
     """
-    name = f"tpch_{scale:g}".replace(".", "_")
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    url = server.url_of(name)
+    url = made(server, scale)
     with psycopg.connect(url) as connection:
         if connection.execute("SELECT to_regclass('lineitem')").fetchone() == (None,):
-            connection.execute(TABLE)
+            connection.execute(table("lineitem", "NOT NULL"))
             _fill(connection, scale)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM (ANALYZE) lineitem")
     return url
 
 
-def rows(url: str) -> int:
-    """How many there are."""
+def table(name: str, constraint: str = "") -> str:
+    """The statement that makes it."""
+    return f"CREATE TABLE {name} ({', '.join(f'{column} {type_} {constraint}' for column, type_ in COLUMNS.items())})"
+
+
+def arrow_types() -> dict[str, pa.DataType]:
+    """Its columns as Arrow has them."""
+    arrow = {"bigint": pa.int64(), "integer": pa.int32(), "numeric(15,2)": pa.decimal128(15, 2), "date": pa.date32()}
+    return {column: arrow.get(type_, pa.string()) for column, type_ in COLUMNS.items()}
+
+
+def file(folder: Path, scale: float, suffix: str) -> Path:
+    """The rows as a file, made now if it is not there: `.csv` by the generator, `.parquet` (zstd) from that by pyarrow."""
+    path = folder / f"lineitem-{scale:g}{suffix}"
+    if path.exists():
+        return path
+    unfinished = path.with_name(f"making-{path.name}")
+    if suffix == ".csv":
+        with unfinished.open("wb") as target:
+            subprocess.run(_generator(scale), stdout=target, check=True)
+    else:
+        convert, read = csv.ConvertOptions(column_types=arrow_types()), csv.ReadOptions(block_size=8 << 20)
+        with (
+            csv.open_csv(file(folder, scale, ".csv"), convert_options=convert, read_options=read) as reader,
+            parquet.ParquetWriter(unfinished, reader.schema, compression="zstd") as writer,
+        ):
+            for batch in reader:
+                writer.write_batch(batch)
+    return unfinished.rename(path)
+
+
+def rows(url: str, name: str = "lineitem") -> int:
+    """How many a table has."""
     with psycopg.connect(url) as connection:
-        found = connection.execute("SELECT count(*) FROM lineitem").fetchone()
+        found = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(name))).fetchone()
     return int(found[0]) if found else 0
 
 
@@ -59,10 +99,8 @@ def server_version(url: str) -> str:
 
 def _fill(connection: psycopg.Connection, scale: float) -> None:
     """From the generator's standard output into COPY; FREEZE, so that the first reader has no hint bits to write."""
-    generator = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
-    command = [str(generator), "csv", f"--scale-factor={scale:g}", "--tables=lineitem", "--stdout", "--quiet"]
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
+        subprocess.Popen(_generator(scale), stdout=subprocess.PIPE) as process,
         connection.cursor().copy("COPY lineitem FROM STDIN (FORMAT csv, HEADER, FREEZE)") as copy,
     ):
         if process.stdout is None:
@@ -71,3 +109,8 @@ def _fill(connection: psycopg.Connection, scale: float) -> None:
             copy.write(piece)
         if process.wait():
             raise RuntimeError(f"tpchgen-cli ended with {process.returncode}")
+
+
+def _generator(scale: float) -> list[str]:
+    program = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
+    return [str(program), "csv", f"--scale-factor={scale:g}", "--tables=lineitem", "--stdout", "--quiet"]

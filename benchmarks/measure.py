@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 # Python programs start with their bytecode kept, as installed ones do, whatever this shell has set.
 ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
-PACKAGES = ("pyarrow", "adbc-driver-postgresql", "psycopg", "boto3")
+PACKAGES = ("pyarrow", "adbc-driver-postgresql", "psycopg", "boto3", "polars", "connectorx", "pandas", "dlt", "duckdb")
 
 
 @dataclass(frozen=True, slots=True)

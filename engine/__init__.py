@@ -30,7 +30,7 @@ from engine.errors import (
 from engine.results import FileResult, Receipt, RunResult
 
 if TYPE_CHECKING:
-    from engine.adhoc import export, load, stream, transfer
+    from engine.adhoc import copy, export, load, stream, transfer
     from engine.connector import run_connector
     from engine.results import Progress
 
@@ -55,6 +55,7 @@ __all__ = [
     "SchemaMismatch",
     "TransferFailed",
     "UnrepresentableValue",
+    "copy",
     "export",
     "load",
     "run_connector",
@@ -63,6 +64,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "copy": "engine.adhoc",
     "transfer": "engine.adhoc",
     "export": "engine.adhoc",
     "load": "engine.adhoc",

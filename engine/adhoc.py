@@ -1,4 +1,4 @@
-"""Exports without a connector: a query here, a target there.
+"""What needs no connector: a query or files here, a target there.
 
 The keyword arguments of `export` are shorthands for keys of a connector's configuration; `source_options` and `dest_options` reach all of them.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import ends, jobs, load_jobs, registry
+from engine import copy_jobs, ends, jobs, load_jobs, registry
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def transfer(
         files_in_flight: Files under way at once, at most.
         verify: The least level of verification: `size`, `checksum` or `read-back`. Default: what costs no second read.
         min_age: Seconds since its last modification that a file must have been left alone; younger ones are left.
-        limit_rate_mb: MB (1,000,000 bytes) per second, of all files together.
+        limit_rate_mb: MB (1,000,000 bytes) per second, of all files together; copies within S3 are not slowed down.
         dry_run: Say what would be done.
         source_options: Any key of the source.
         dest_options: Any key of the destination.
@@ -144,7 +144,7 @@ def transfer(
     Example:
         >>> engine.transfer("/data/out", "s3://study/2024/", pattern="*.csv", delete_source=True)  # doctest: +SKIP
     """
-    came, goes = ends.end(source), ends.end(target)
+    came, goes = _rooted(ends.end(source)), _rooted(ends.end(target))
     if came.kind == registry.REST:
         raise ConfigurationError("a REST endpoint is no source of files; it can be the target")
     route = _given(if_exists=if_exists, files_in_flight=files_in_flight, verify=verify, min_age=min_age, limit_rate_mb=limit_rate_mb)
@@ -176,6 +176,7 @@ def load(
     null: str | None = None,
     header: bool | None = None,
     delete_source: bool = False,
+    archive_path: str | None = None,
     dry_run: bool = False,
     source_options: Mapping[str, Any] | None = None,
     dest_options: Mapping[str, Any] | None = None,
@@ -202,6 +203,7 @@ def load(
         null: The bare text that means NULL.
         header: Whether CSV files begin with the columns' names.
         delete_source: Delete each file once its rows are committed.
+        archive_path: Move it to this folder (of S3: this prefix of the bucket) of the same store instead.
         dry_run: Say what would be done.
         source_options: Any key of the source.
         dest_options: Any key of the destination.
@@ -217,15 +219,71 @@ def load(
     Example:
         >>> engine.load("/data/in", "postgresql://localhost/study", pattern="*.csv", table="labs")  # doctest: +SKIP
     """
-    came = ends.end(source)
+    came = _rooted(ends.end(source))
     source_config = {**came.config, **(source_options or {}), **_given(file_pattern=pattern)}
     keys = _given(table=table, schema=schema, format=format, write_disposition=write_disposition, primary_key=primary_key, columns=columns)
     keys |= _given(schema_contract=schema_contract, on_bad_row=on_bad_row, max_bad_rows=max_bad_rows, on_changed_file=on_changed_file)
-    keys |= _given(delimiter=delimiter, encoding=encoding, null=null, header=header)
+    keys |= _given(delimiter=delimiter, encoding=encoding, null=null, header=header, archive_path=archive_path)
     dest_config = {"connection_string": target, **(dest_options or {}), **keys, **({"delete_source": True} if delete_source else {})}
     name = jobs.snake_case(came.leaf.partition(".")[0])
     job = load_jobs.load_job(came.kind, source_config, dest_config, table=name, leaf=came.leaf, pattern=pattern)
     return replace(job, orders=replace(job.orders, one_file="table" not in dest_config, dry_run=dry_run)).run(on_progress)
+
+
+def copy(
+    query: str,
+    target: str,
+    *,
+    write_disposition: str | None = None,
+    table: str | None = None,
+    schema: str | None = None,
+    database: str | None = None,
+    primary_key: Sequence[str] | str | None = None,
+    columns: Mapping[str, Any] | str | None = None,
+    schema_contract: str | None = None,
+    batch_size: int | None = None,
+    timezone: str | None = None,
+    statement_timeout: float | None = None,
+    dry_run: bool = False,
+    source_options: Mapping[str, Any] | None = None,
+    dest_options: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Copy the rows of a query into a PostgreSQL table, every value as it is, in one transaction.
+
+    Args:
+        query: One SELECT, WITH, VALUES or TABLE that changes nothing.
+        target: The URL of the table's database.
+        write_disposition: `append`, `replace` or `merge`; there is no default.
+        table: The table.
+        schema: PostgreSQL's schema; default `public`.
+        database: The URL of the query's database; else `FERRY_DATABASE`.
+        primary_key: Columns that a merge compares.
+        columns: Column → type; see `PostgresDestinationOptions`.
+        schema_contract: `evolve` (default) or `freeze`.
+        batch_size: The most rows in one record batch.
+        timezone: The TimeZone of the query's session.
+        statement_timeout: Seconds after which the server ends the query.
+        dry_run: Say what would be done.
+        source_options: Any key of a PostgreSQL source.
+        dest_options: Any key of a PostgreSQL destination.
+        on_progress: Called in this thread several times a second.
+
+    Returns:
+        Rows, and the bytes of their record batches.
+
+    Raises:
+        FerryError: What went wrong, with the source or the destination; no row was committed.
+
+    Example:
+        >>> engine.copy(
+        ...     "TABLE labs", "postgresql://warehouse/study", table="labs", write_disposition="replace", database="postgresql://clinic/lis"
+        ... )  # doctest: +SKIP
+    """
+    source = _source(query, database, source_options, timezone=timezone, statement_timeout=statement_timeout, batch_size=batch_size)
+    keys = _given(table=table, schema=schema, write_disposition=write_disposition, primary_key=primary_key, columns=columns, schema_contract=schema_contract)
+    job = copy_jobs.copy_job(registry.POSTGRES, source, {"connection_string": target, **(dest_options or {}), **keys})
+    return replace(job, dry_run=dry_run).run(on_progress)
 
 
 @contextlib.contextmanager
@@ -261,6 +319,14 @@ def stream(
     }
     with jobs.row_source(registry.POSTGRES, source).read("typed") as rows:
         yield rows.reader
+
+
+def _rooted(place: ends.End) -> ends.End:
+    """A folder of this machine as the root of its store: links in it may not lead out of it, and it may be the mount point itself."""
+    path = Path(place.config["path"], place.leaf) if place.kind == registry.FOLDER else None
+    if path is None or not (place.is_folder or path.is_dir()):
+        return place
+    return replace(place, config={**place.config, "path": str(path)}, leaf="", is_folder=True)
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from engine import jobs, layers, workers
 from engine.control import connectors, host_keys
+from engine.copy_jobs import CopyJob
 from engine.errors import ConfigurationError, FerryError
 from engine.load_jobs import LoadJob
 from engine.results import human_bytes
+from engine.routes.archive import Archive
 from engine.routes.load import chosen
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from engine.control.database import ControlDatabase
     from engine.protocols import FileStore, SendsBody
     from engine.registry import PinnedKeys
+    from engine.results import RowsDescription
 
 COLUMNS_SHOWN = 8
 
@@ -68,6 +71,8 @@ def _checked(control: ControlDatabase, connector_id: int, *, offline: bool) -> C
     job = validate(stored, lambda host, port: host_keys.pinned(control, host, port))
     if isinstance(job, jobs.ExportJob):
         return _checked_export(connector_id, job, offline=offline)
+    if isinstance(job, CopyJob):
+        return _checked_copy(connector_id, job, offline=offline)
     if isinstance(job, LoadJob):
         return _checked_load(connector_id, job, offline=offline)
     return _checked_transfer(connector_id, job, offline=offline)
@@ -87,11 +92,29 @@ def _checked_export(connector_id: int, job: jobs.ExportJob, *, offline: bool) ->
         return _refused(connector_id, problems)
     if standing and job.target.exists == "skip":
         return Checked(connector_id, None, f"would leave {job.store.url(path)} as it is, and read nothing (if_exists: skip)", (*job.notes, *job.store.notes))
+    would = f"would write {place}{' (replacing the one that is there)' if standing else ''}: {_rows(rows)}"
+    return Checked(connector_id, None, would, (*job.notes, *rows.notes, *job.store.notes))
+
+
+def _rows(rows: RowsDescription) -> str:
     count = f"{len(rows.columns)} column{'' if len(rows.columns) == 1 else 's'}"
     columns = ", ".join(rows.columns[:COLUMNS_SHOWN]) + (", …" if len(rows.columns) > COLUMNS_SHOWN else "")
     about = f", about {rows.estimated_rows:,} rows" if rows.estimated_rows is not None else ""
-    would = f"would write {place}{' (replacing the one that is there)' if standing else ''}: {count} ({columns}){about} from {rows.where}"
-    return Checked(connector_id, None, would, (*job.notes, *rows.notes, *job.store.notes))
+    return f"{count} ({columns}){about} from {rows.where}"
+
+
+def _checked_copy(connector_id: int, job: CopyJob, *, offline: bool) -> Checked:
+    would = f"would copy rows into {job.store.shown} ({job.disposition})"
+    if offline:
+        return Checked(connector_id, None, f"{would} (neither end was tried)", tuple(job.store.notes))
+    problems: dict[str, FerryError] = {}
+    with _noted(problems, "source"):
+        rows = job.source.describe("exact")
+    with _noted(problems, "destination"):
+        made = workers.call(job.store.standing if problems else lambda: job.store.would(rows.schema))
+    if problems:
+        return _refused(connector_id, problems)
+    return Checked(connector_id, None, f"{would}: {_rows(rows)}; {made}", (*rows.notes, *job.store.notes))
 
 
 def _checked_transfer(connector_id: int, job: jobs.TransferJob, *, offline: bool) -> Checked:
@@ -115,20 +138,26 @@ def _checked_transfer(connector_id: int, job: jobs.TransferJob, *, offline: bool
 
 def _checked_load(connector_id: int, job: LoadJob, *, offline: bool) -> Checked:
     ways = f"{_root(job.source)}/{job.orders.pattern} into {job.store.shown}"
+    archive = job.archive
+    then = "" if archive is None else f"; then moved to {_root(archive)}"
     if offline:
-        return Checked(connector_id, None, f"would load {ways} (neither end was tried)", (*job.source.notes, *job.store.notes))
+        return Checked(connector_id, None, f"would load {ways} (neither end was tried){then}", (*job.source.notes, *job.store.notes))
     problems: dict[str, FerryError] = {}
     with contextlib.closing(job.source):
         with _noted(problems, "destination"):
             standing = workers.call(job.store.standing)
         with _noted(problems, "source"):
             files = workers.call(lambda: chosen(job.source, job.orders))
+        if archive is not None:
+            with contextlib.closing(archive), _noted(problems, "archive_path"):
+                workers.call(lambda: Archive(job.source, archive, job.orders.base))
+                workers.call(lambda: archive.probe("ferry-probe"))
     if problems:
         return _refused(connector_id, problems)
     count = f"{len(files):,} file{'' if len(files) == 1 else 's'}, {human_bytes(sum(file.size for file in files))}"
     table = "a new table" if standing is None else f"the table has {len(standing)} columns"
     notes = tuple(dict.fromkeys((*job.source.notes, *job.store.notes)))
-    return Checked(connector_id, None, f"would load {ways} ({table}): {count} by now, without regard to what was loaded before", notes)
+    return Checked(connector_id, None, f"would load {ways} ({table}): {count} by now, without regard to what was loaded before{then}", notes)
 
 
 def _root(end: FileStore | SendsBody) -> str:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from engine import jobs, layers, reaper, workers
 from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
+from engine.copy_jobs import CopyJob
 from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
-from engine.results import RunResult, delivered, printable
+from engine.results import RunResult, delivered, may_remain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -171,6 +172,8 @@ def run_connector(connector_id: int, *, redeliver: bool = False, on_progress: Ca
     ControlDatabase().close()  # a DATABASE_URL that is missing or malformed is the caller's to see, not a warning
     outcome = run(connector_id, observer=told, redeliver=redeliver)
     if told.error is not None:
+        if isinstance(told.error, PartlyFailed) and told.error.result is not None:
+            told.error.result = replace(told.error.result, run_id=outcome["run_id"])
         raise told.error
     if told.result is None:
         return RunResult(0, 0, time.monotonic() - started, None, (), (outcome["log_summary"],), "skipped", outcome["run_id"])
@@ -252,6 +255,8 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
         stack.enter_context(workers.watching(lease.check))
         _refuse_to_repeat(control, connector_id, job)
+        if isinstance(job, CopyJob):
+            job = _marked(control, config, job)
         ends = {"source": config["source_type"], "destination": config["destination_type"]}
         _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
         result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
@@ -270,6 +275,21 @@ def _refuse_to_repeat(control: ControlDatabase, connector_id: int, job: jobs.Job
         raise OutcomeUnknown(
             f"connector {connector_id}: an earlier run cannot say whether its file was taken: look, then ferry files resolve {parked[0]} delivered|resend"
         )
+
+
+def _marked(control: ControlDatabase, config: Mapping[str, Any], job: CopyJob) -> CopyJob:
+    """The copy as one run of its connector, which knows those before it that may have committed before they died.
+
+    The flow run's id tells runs apart also where several control databases fill one table.
+    """
+    connector_id = config["connector_id"]
+    earlier = [] if config.get("redeliver") else workers.call(lambda: runs.unrecorded(control, connector_id))
+    reruns = frozenset(_run_name(run["id"], run["prefect_flow_run_id"]) for run in earlier)
+    return job.marked(f"connector {connector_id}", _run_name(config.get("run_id"), config.get("prefect_flow_run_id")), reruns)
+
+
+def _run_name(run_id: int | None, flow_run_id: str | None) -> str:
+    return f"run {run_id if run_id is not None else 'without a record'} (flow run {flow_run_id or uuid.uuid4()})"
 
 
 def _pinned_keys(host: str, port: int) -> list[str]:
@@ -307,7 +327,8 @@ def _say_file(ids: dict[str, object], file: FileResult) -> None:
 
 def _say(event: str, **facts: object) -> None:
     """An INFO line that people read and programs parse: the event, then `key=value`; the facts are also on the record (`ferry`), for JSON formatters."""
-    pairs = (f"{key}={json.dumps(str(value), ensure_ascii=False) if ' ' in str(value) else printable(str(value))}" for key, value in facts.items())
+    shown = {key: printable(str(value)) for key, value in facts.items()}
+    pairs = (f"{key}={json.dumps(text, ensure_ascii=False) if ' ' in text else text}" for key, text in shown.items())
     _log.info("%s: %s", event, " ".join(pairs), extra={"ferry": {"event": event, **facts}})
 
 
@@ -349,7 +370,7 @@ def _stopped(connector_id: int, run_id: int | None, stop: BaseException) -> dict
 
 
 def _cancelled(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
-    summary = f"cancelled: {_why(stop)}; what was not finished is removed"
+    summary = f"cancelled: {_why(stop)}; what was not finished is removed{may_remain(stop)}"
     _log.warning("connector %s: run %s %s", connector_id, run_id, summary)
     return {"status": "failed", "rows_ingested": _delivered_before(run_id), "log_summary": summary}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from engine import load_jobs, registry
+from engine import copy_jobs, load_jobs, registry
 from engine.errors import ConfigurationError
 from engine.options import MIB, Options
 from engine.protocols import SendsBody
@@ -118,7 +118,7 @@ class TransferJob:
         return plan(self.source, self.store, self.orders, NullJournal())
 
 
-Job = ExportJob | TransferJob | load_jobs.LoadJob
+Job = ExportJob | TransferJob | load_jobs.LoadJob | copy_jobs.CopyJob
 
 
 def connector_job(config: Mapping[str, Any], *, pinned: PinnedKeys | None = None, redeliver: bool = False) -> Job:
@@ -135,10 +135,13 @@ def connector_job(config: Mapping[str, Any], *, pinned: PinnedKeys | None = None
     where = f"connector {config['connector_id']}: "
     ends = (config["source_type"], config["source_config"], config["destination_type"], config["destination_config"])
     try:
-        if registry.kind_of(ends[0], ends[1], where=f"{where}source") == registry.POSTGRES:
+        is_database = [registry.kind_of(ends[i], ends[i + 1], where=where + role) == registry.POSTGRES for i, role in ((0, "source"), (2, "destination"))]
+        configs = [{key: value for key, value in end.items() if key not in _TRANSFER_ONLY} for end in (ends[1], ends[3])]
+        if all(is_database):
+            return copy_jobs.copy_job(ends[0], ends[1], configs[1], table=snake_case(config["connector_name"]), where=where)
+        if is_database[0]:
             return export_job(*ends, name=config["connector_name"], where=where, pinned=pinned)
-        if registry.kind_of(ends[2], ends[3], where=f"{where}destination") == registry.POSTGRES:
-            configs = [{key: value for key, value in end.items() if key not in _TRANSFER_ONLY} for end in (ends[1], ends[3])]
+        if is_database[1]:
             return load_jobs.load_job(ends[0], *configs, table=snake_case(config["connector_name"]), where=where, pinned=pinned)
         job = transfer_job(*ends, where=where, pinned=pinned)
     except ConfigurationError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from engine import registry
 from engine.errors import ConfigurationError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from engine.protocols import FileSource, Journal, RowDestination, RowFormat
     from engine.registry import PinnedKeys
     from engine.results import Progress, RunResult
+    from engine.routes.archive import ArchiveStore
 
 
 class ReadOptions(Options):
@@ -30,6 +33,7 @@ class ReadOptions(Options):
         null: The bare text that means NULL.
         encoding: Of CSV files.
         delete_source: Delete each file once its rows are committed.
+        archive_path: Move it to this folder of the same store instead; written as the source's own `path`.
     """
 
     format: Literal["csv", "parquet"] | None = None
@@ -38,6 +42,13 @@ class ReadOptions(Options):
     null: str = ""
     encoding: str = "utf-8"
     delete_source: bool = False
+    archive_path: Annotated[str, Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.delete_source and self.archive_path is not None:
+            raise ValueError("'delete_source' and 'archive_path': a file that was loaded is deleted or moved, not both")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class LoadJob:
     layout: RowFormat
     store: RowDestination
     orders: LoadOrders
+    archive: ArchiveStore | None = None
 
     def source_root(self) -> None:
         """What was loaded is remembered by the target database, by each file's URL."""
@@ -55,8 +67,8 @@ class LoadJob:
     def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.load.load`. The ledger is the target database's own."""
         del journal
-        with contextlib.closing(self.source):
-            return route.load(self.source, self.layout, self.store, self.orders, on_progress=on_progress)
+        with contextlib.closing(self.source), contextlib.closing(self.archive or self.source):
+            return route.load(self.source, self.layout, self.store, self.orders, archive=self.archive, on_progress=on_progress)
 
 
 def load_job(
@@ -92,11 +104,16 @@ def load_job(
     keys = {key: value for config in (source_config, destination_config) for key, value in config.items() if key in ours and value is not None}
     asked = ReadOptions.parse(keys, where=f"{where}destination")
     ends = [{key: value for key, value in config.items() if key not in ours} for config in (source_config, destination_config)]
-    options: Any = registry.options_class(kind, "source", where=f"{where}source").parse(ends[0], where=f"{where}source", beside=ours)
+    known = registry.options_class(kind, "source", where=f"{where}source")
+    options: Any = known.parse(ends[0], where=f"{where}source", beside=ours)
     target = registry.loader_options(registry.POSTGRES, {"table": table, **ends[1]}, where=f"{where}destination", beside=ours)
     source = registry.store(kind, options, pinned)
     orders = LoadOrders(base=leaf, pattern=options.file_pattern, delete_source=asked.delete_source)
-    return LoadJob(source, _layout(asked, pattern or leaf or options.file_pattern, target), registry.loader(registry.POSTGRES, target), orders)
+    archive = None
+    if asked.archive_path is not None:
+        elsewhere = {key: value for key, value in ends[0].items() if known.aliases.get(key, key) != "path"} | {"path": asked.archive_path}
+        archive = registry.store(kind, known.parse(elsewhere, where=f"{where}'archive_path'"), pinned)
+    return LoadJob(source, _layout(asked, pattern or leaf or options.file_pattern, target), registry.loader(registry.POSTGRES, target), orders, archive)
 
 
 def _layout(asked: ReadOptions, named: str, target: Any) -> RowFormat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ ENVIRONMENT = "environment"
 """Key of a field's extra that names the environment variable which fills the field."""
 _SECRET_KEYS = re.compile("password|passphrase|secret|access_key|token|api_key$|connection_string|^headers$", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(\w+://[^/@\s:]*:)[^/\s]*@")  # up to the last @ of the address: passwords with an @ are written, if wrongly
+_QUERY_SECRETS = re.compile(r"([?&](?:[^=&#\s]*(?:pass|secret|token|key|sig|auth|credential)[^=&#\s]*|code)=)[^&#\s]+", re.IGNORECASE)
 
 
 class _Secret(SecretStr):
@@ -61,6 +63,20 @@ def resolve_reference(value: object) -> object:
 
 
 Secret = Annotated[_Secret, BeforeValidator(resolve_reference)]
+
+
+def json_object(value: object) -> object:
+    """The object that JSON text stands for, as a command line gives it; anything else is the value itself.
+
+    Raises:
+        ValueError: The text is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('should be an object, as text in JSON: {"NAME": "VALUE"}') from None
 
 
 class Options(pydantic.BaseModel):
@@ -119,7 +135,7 @@ def is_secret(key: str) -> bool:
 
 
 def masked(key: str, value: Any) -> Any:
-    """A value as it may be shown: `***` for a secret, but a reference as it is; objects key by key.
+    """A value as it may be shown: `***` for a secret, but a reference as it is; objects key by key, addresses without what logs in.
 
     Example:
         >>> masked("password", "x"), masked("password", "env:PW"), masked("headers", {"X-Key": "x"}), masked("port", 5432)
@@ -131,7 +147,7 @@ def masked(key: str, value: Any) -> Any:
         return [masked(key, one) for one in value]
     if is_secret(key) and value is not None:
         return value if is_reference(value) else "***"
-    return _CREDENTIALS.sub(r"\1***@", value) if isinstance(value, str) else value
+    return _QUERY_SECRETS.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", value)) if isinstance(value, str) else value
 
 
 def _unknown_key(key: str, known: Iterable[str], where: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from engine.results import LedgerState, Receipt, RowsDescription, Verification
 
-Form = Literal["text", "typed"]
+Form = Literal["text", "typed", "exact"]
 Exists = Literal["replace", "skip", "fail"]
 FileInfo = File
 """One listed version of a file."""
@@ -42,7 +42,8 @@ class RowSource(Protocol):
         """One ordered stream of record batches; nothing is opened before `with`.
 
         Zero rows still give the schema. A source that ends early raises; leaving the block early cancels at once.
-        `form` says which type rules apply: `text` for CSV (PostgreSQL's own text), `typed` for Parquet and Arrow users.
+        `form` says which type rules apply: `text` for CSV (PostgreSQL's own text), `typed` for Parquet and Arrow users, `exact` for another database: typed
+        where the Arrow type holds every value, else text.
         """
 
     def describe(self, form: Form = "typed") -> RowsDescription:
@@ -123,13 +124,14 @@ class RowFile(Protocol):
     """A file of rows that is open."""
 
     schema: pa.Schema  # all text where the file has no types
+    unit: str  # what records are counted by: "line", "row"
 
     @property
     def bytes_read(self) -> int:
         """How many of its bytes have been read by now, for progress."""
 
     def __iter__(self) -> Iterator[RowBlock]:
-        """Its rows in order, in bounded memory."""
+        """Its rows in order, in bounded memory; ends well only if the file is still that version."""
 
 
 class RowFormat(Protocol):
@@ -144,8 +146,27 @@ class RowFormat(Protocol):
 class LoadsRows(Protocol):
     """A table that is ready for files."""
 
-    def load(self, path: str, version: str, size: int, rows: RowFile, on_rows: Callable[[int], None]) -> tuple[int, int] | None:
-        """Load one file whole or not at all; gives the rows loaded and put aside, or None where that version is loaded already."""
+    @property
+    def committed(self) -> tuple[int, int] | None:
+        """Rows loaded and put aside of the last file, once they are committed: also where `load` was interrupted just then."""
+
+    def load(
+        self,
+        path: str,
+        version: str,
+        size: int,
+        rows: RowFile,
+        on_rows: Callable[[int], None],
+        *,
+        leaving: str | None = None,
+        origin: str | None = None,
+        same: frozenset[str] = frozenset(),
+    ) -> tuple[int, int] | None:
+        """Load one file whole or not at all; gives the rows loaded and put aside, or None where that version is loaded already.
+
+        `rows` is opened (`__iter__`) in the calling thread, once the table is ready. `leaving` is remembered with it: not None where the source is taken away
+        after the commit. `origin` is what people are told that rows come from, where it is not the path; `same` are other versions that count as this one.
+        """
 
 
 class LoadedFile(Protocol):
@@ -153,6 +174,7 @@ class LoadedFile(Protocol):
 
     version: str
     rows: int
+    leaving: str | None
 
 
 class RowDestination(Protocol):
@@ -169,7 +191,13 @@ class RowDestination(Protocol):
         """The table's columns, None when there is no table. Blocking; raises where a load would."""
 
     def loaded(self, paths: Iterable[str]) -> Mapping[str, tuple[LoadedFile, ...]]:
-        """What it remembers of these files; under replace only if the table is made of just them. Blocking."""
+        """What it remembers of these files. Blocking.
+
+        Under replace only if the table is made of just them; else of those alone whose source was to be taken away, perhaps by a run that was killed.
+        """
+
+    def would(self, schema: pa.Schema) -> str:
+        """What `open` would do to the table for typed rows of this schema, in words. Blocking; raises as `open` does."""
 
     def open(self, schema: pa.Schema, *, is_text: bool, survey: Callable[[], Iterable[pa.RecordBatch]]) -> AbstractContextManager[LoadsRows]:
         """Make it ready for files of this schema; a replace is committed when the block ends.
@@ -240,6 +268,19 @@ class CopiesWithin(Protocol):
         """
 
 
+@runtime_checkable
+class MovesWithin(Protocol):
+    """A destination that can move a file of the same store by itself; a kill leaves the file under one of its names, or under both."""
+
+    def move_from(self, source: FileSource, file: FileInfo, path: str) -> bool:
+        """Move that very version to `path`, which never replaces; False, with nothing done, when this source or this file is not within reach.
+
+        Raises:
+            ConfigurationError: Something stands there.
+            FileChanged: The file is another one by now, and stays.
+        """
+
+
 class FileDestination(FileStore, Protocol):
     """A place that files go to."""
 
@@ -261,7 +302,8 @@ class FileDestination(FileStore, Protocol):
         `size`, where known, is compared with the bytes written before publishing (`IntegrityError`). `verify` is the least level that
         the receipt may name, by reading back where nothing less reaches it; None: what costs no second read.
         `standing` says whether a file stands there, where the caller has just seen (for the receipt's `replaced`); None: look.
-        `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id), for `sweep`.
+        `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id; empty: an upload whose id is not known
+        yet), for `sweep`.
         """
 
     def probe(self, path: str) -> None:

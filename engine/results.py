@@ -21,7 +21,7 @@ _PARTLY = "ferry_partly"
 MOST_SHOWN = 50
 LARGEST_INTEGER = 2_147_483_647
 """Of PostgreSQL's INTEGER, which the platform counts and numbers with."""
-RunStatus = Literal["success", "skipped"]
+RunStatus = Literal["success", "failed", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,14 @@ class RowsDescription:
     Attributes:
         where: The place, without user or secret.
         columns: `name type` of each.
+        schema: The Arrow schema of the batches.
         estimated_rows: The server's guess, or None.
         notes: Remarks that a user should read.
     """
 
     where: str
     columns: tuple[str, ...]
+    schema: pa.Schema
     estimated_rows: int | None
     notes: tuple[str, ...] = ()
 
@@ -95,6 +97,7 @@ class FileResult:
         reported: What the destination says: ETag, version ….
         source: Where it came from, for a transfer.
         source_deleted: Whether it is gone from there (a move).
+        archived: Where it has gone instead (`archive_path` of a load).
         error: Why it was not delivered, or its source not deleted.
     """
 
@@ -107,6 +110,7 @@ class FileResult:
     reported: dict[str, str] = field(default_factory=dict)
     source: str | None = None
     source_deleted: bool = False
+    archived: str | None = None
     error: str | None = None
 
     def __str__(self) -> str:
@@ -114,9 +118,11 @@ class FileResult:
         size = human_bytes(self.bytes) if self.rows is None else f"{self.rows:,} rows  {human_bytes(self.bytes)}"
         path = printable(self.path)
         if self.error is not None:
-            return f"{self.state} {printable(self.source or self.path)}: {printable(self.error)}"
+            where = self.source or self.path
+            return f"{self.state} {printable(where)}: {printable(self.error.removeprefix(f'{where}: '))}"
         if self.rows is not None and self.source is not None:  # rows of a file that are in a table now
-            return f"{self.state} {printable(self.source)} → {path}  {size}{'  source deleted' if self.source_deleted else ''}"
+            gone = f"  archived as {printable(self.archived)}" if self.archived else "  source deleted" if self.source_deleted else ""
+            return f"{self.state} {printable(self.source)} → {path}  {size}{gone}"
         if self.state not in DELIVERED:
             return f"{self.state} {path}  {size}"
         moved = "  source deleted" if self.source_deleted else ""
@@ -134,7 +140,7 @@ class RunResult:
         schema: The Arrow schema of the rows; None when the run was skipped before it was known, and where files are moved.
         files: One entry per file, in order.
         notes: Remarks that a user should read: warnings, columns written as text, files removed.
-        status: Of a connector's run: `skipped` when another run of the same connector was under way.
+        status: `failed` where some files need somebody's attention; of a connector's run `skipped` when another run of the same connector was under way.
         run_id: The run record's id; None without a connector, or where the record could not be made.
         counts: What was moved: `rows` or `files`.
     """
@@ -190,7 +196,7 @@ class RunResult:
                 self.headline,
                 *lines,
                 *([f"… and {more:,} more files (--json and ferry runs show tell all)"] if more > 0 else []),
-                *(f"note: {note}" for note in self.notes),
+                *(f"note: {printable(note)}" for note in self.notes),
             ]
         )
 
@@ -244,6 +250,12 @@ def partly(stop: BaseException) -> tuple[int, int]:
     """How many files were delivered before an interrupt, and how many may have left something unfinished behind."""
     found: tuple[int, int] = stop.__dict__.get(_PARTLY, (0, 0))
     return found
+
+
+def may_remain(stop: BaseException) -> str:
+    """What to add where an interrupt is told of: files that could not be given up in time; empty where there were none."""
+    _, not_ended = partly(stop)
+    return f"; of {not_ended:,} whose server does not answer something unfinished may remain there" if not_ended else ""
 
 
 def printable(text: str) -> str:

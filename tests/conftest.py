@@ -15,12 +15,14 @@ import pytest
 
 from engine import embedded
 from tests.control.platform import Control
+from tests.effort import THOROUGH
 from tests.stores import sftp_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _numbers = itertools.count(1)
+HASTY = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}  # no test has its server outlive a crash of the machine
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +30,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Post
     """The embedded PostgreSQL."""
     folder = tmp_path_factory.mktemp("postgres")
     open_to_nobody(folder)
-    with embedded.postgres(folder, settings={"max_connections": "200"}) as server:
+    with embedded.postgres(folder, settings={"max_connections": "200", **HASTY}) as server:
         yield server
 
 
@@ -47,23 +49,27 @@ def open_to_nobody(folder: Path) -> None:
                 parent.chmod(parent.stat().st_mode | 0o011)
 
 
-def _new_database(server: embedded.Postgres) -> str:
+@contextlib.contextmanager
+def _new_database(server: embedded.Postgres) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    return server.url_of(name)
+        yield server.url_of(name)
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def database(postgres: embedded.Postgres) -> str:
+def database(postgres: embedded.Postgres) -> Iterator[str]:
     """The URL of an empty database for one test."""
-    return _new_database(postgres)
+    with _new_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def module_database(postgres: embedded.Postgres) -> str:
+def module_database(postgres: embedded.Postgres) -> Iterator[str]:
     """The URL of an empty database for the tests of one module."""
-    return _new_database(postgres)
+    with _new_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture
@@ -161,14 +167,18 @@ def system_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedd
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `system` need root or installed programs: they run where FERRY_SYSTEM_TESTS says so, and fail there if something is missing."""
+    """Tests marked `system` need root or installed programs: they run where FERRY_SYSTEM_TESTS says so, and fail there if something is missing.
+
+    Those marked `slow` run where FERRY_SLOW_TESTS says so; both do in CI.
+    """
     del config
-    if os.environ.get("FERRY_SYSTEM_TESTS") == "1":
-        return
-    not_run = pytest.mark.skip(reason="needs root or installed programs; FERRY_SYSTEM_TESTS=1 runs it")
+    not_run = {} if THOROUGH else {"slow": pytest.mark.skip(reason="takes long; FERRY_SLOW_TESTS=1 runs it")}
+    if os.environ.get("FERRY_SYSTEM_TESTS") != "1":
+        not_run["system"] = pytest.mark.skip(reason="needs root or installed programs; FERRY_SYSTEM_TESTS=1 runs it")
     for item in items:
-        if item.get_closest_marker("system"):
-            item.add_marker(not_run)
+        for name, skipped in not_run.items():
+            if item.get_closest_marker(name):
+                item.add_marker(skipped)
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import measure, transfers
+from benchmarks import load, measure, transfers
 from benchmarks.places import local
+from tests.conftest import open_to_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,3 +96,15 @@ def test_the_slow_link_hands_on_every_byte_and_none_too_soon(echo_port: int) -> 
                 assert first + connection.makefile("rb").read() == sent
         finally:
             link.terminate()
+
+
+@pytest.mark.system
+def test_each_way_to_load_fills_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    open_to_nobody(tmp_path)
+    monkeypatch.setattr(load, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(load, "RESULTS", tmp_path / "results")
+    load.main(["--scale", "0.001", "--runs", "1", "--format", "csv", "adbc_ingest", "psql_copy"])
+    assert capsys.readouterr().out.count("| csv |") == 3
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lineitem-0.001.csv"]
+    (kept,) = (tmp_path / "results").iterdir()
+    assert all(len(runs) == 1 for runs in json.loads(kept.read_text())["formats"]["csv"].values())

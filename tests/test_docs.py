@@ -129,7 +129,7 @@ def test_the_memory_table_states_the_bounds_of_the_code() -> None:
     from engine.options import MIB
     from engine.postgres.reader import BATCH_BYTES
     from engine.postgres.source import BUDGET_BYTES as AHEAD_BYTES
-    from engine.stores.s3_parts import largest_object
+    from engine.stores.s3_parts import MOST_PARTS, part_size
     from engine.stores.s3_upload import BUDGET_BYTES, SINGLE_REQUEST_BYTES
     from engine.stores.sftp_read import READ_AHEAD_BYTES
 
@@ -141,4 +141,4 @@ def test_the_memory_table_states_the_bounds_of_the_code() -> None:
     assert f"{READ_AHEAD_BYTES // MIB} MiB asked for ahead" in memory
     assert f"{AHEAD_BYTES // MIB} MiB that are read ahead of their turn" in memory
     default = S3Options(bucket="b").chunk_size_mb
-    assert f"hold {largest_object(default * MIB) // 2**30} GiB" in memory
+    assert f"hold {sum(part_size(number, default * MIB) for number in range(1, MOST_PARTS + 1)) // 2**30} GiB" in memory

@@ -24,6 +24,7 @@ from engine.postgres.source_options import PostgresSourceOptions
 from engine.routes.export import Target
 from engine.routes.export import export as export_route
 from engine.stores.memory import MemoryStore
+from tests.effort import examples
 from tests.postgres.cases import CASES, TYPES_OF_OURS
 
 ALL_TYPES = ", ".join(f"c{i} {case.sql_type}" for i, case in enumerate(CASES))
@@ -110,7 +111,7 @@ def test_files_of_one_column_come_back(database: str, tmp_path: Path, case: Any)
     assert differences(database, "original", "copied") == 0
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from tests.effort import slow
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -40,8 +42,8 @@ def test_memory_of_the_copy_reader_is_bounded_and_flat(database: str, tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@pytest.mark.parametrize("place", ["folder", "s3"])
-@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 150)], ids=["narrow", "wide"])
+@pytest.mark.parametrize("place", [slow("folder"), "s3"])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), slow(WIDE, 150)], ids=["narrow", "wide"])
 def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, place: str, query: str, rows: int, request: pytest.FixtureRequest) -> None:
     options: dict[str, Any] = dict(request.getfixturevalue("s3_options")) if place == "s3" else {}
     bucket = options.pop("bucket", "")

@@ -8,6 +8,7 @@ import pytest
 
 from engine import jobs
 from engine.errors import ConfigurationError
+from engine.options import masked
 from engine.postgres.source_options import PostgresSourceOptions
 
 if TYPE_CHECKING:
@@ -116,3 +117,18 @@ def test_the_connectors_name_names_the_file(name: str, filename: str, tmp_path: 
 def test_chunk_size_without_parts_is_noted(tmp_path: Path) -> None:
     job = jobs.export_job("postgres", SPECIFICATION_SOURCE, "nfs", {"path": str(tmp_path), "chunk_size_mb": 8})
     assert job.notes == ("chunk_size_mb has no effect: nothing is uploaded in parts",)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://u:canary@h/up", "https://u:***@h/up"),
+        ("https://h/up?token=canary&day=1", "https://h/up?token=***&day=1"),
+        ("https://h/up?day=1&api_key=canary#x", "https://h/up?day=1&api_key=***#x"),
+        ("https://h/up?sig=canary", "https://h/up?sig=***"),
+        ("https://h/up?X-Amz-Signature=canary", "https://h/up?X-Amz-Signature=***"),
+        ("https://h/{name}?format=csv", "https://h/{name}?format=csv"),
+    ],
+)
+def test_addresses_are_shown_without_what_logs_in(url: str, shown: str) -> None:
+    assert masked("url", url) == shown

@@ -135,7 +135,7 @@ def test_a_source_that_a_move_has_emptied_is_nothing_to_transfer(places: Callabl
     assert engine.run_connector(connector).headline == "nothing to transfer"
 
 
-@pytest.mark.parametrize(("source", "destination"), [pytest.param(*pair, marks=() if pair in USUAL else pytest.mark.system) for pair in PAIRS], ids=str)
+@pytest.mark.parametrize(("source", "destination"), [pytest.param(*pair, marks=() if pair in USUAL else pytest.mark.slow) for pair in PAIRS], ids=str)
 def test_memory_does_not_grow_with_the_file(
     places: Callable[[str], Place], filled: Callable[..., Place], hashes: dict[str, str], source: str, destination: str
 ) -> None:

@@ -153,3 +153,15 @@ def test_the_parquet_load_replaces_its_table(control: ControlDatabase, tmp_path:
         engine.export(f"SELECT * FROM lab_results WHERE result_id BETWEEN 2 AND {count + 1}", tmp_path / "labs.parquet", database=os.environ["WAREHOUSE_URL"])
         assert engine.run_connector(connector_id).rows == count
         assert control.query("SELECT count(*) AS n FROM lab_extracts") == [{"n": count}]
+
+
+def test_the_copying_sample_updates_what_it_knows_and_inserts_what_is_new(control: ControlDatabase) -> None:
+    connector_id = imported(control, "database_to_database")
+    assert engine.run_connector(connector_id).rows == 7
+    control.query("INSERT INTO lab_results SELECT 9999, 99, 'CRP', 1, 1, 'infinity'")
+    control.query("UPDATE lab_results SET value = 999 WHERE result_id = 7")
+    assert engine.run_connector(connector_id).rows == 8
+    assert control.query("SELECT count(*) AS n, sum(results)::int AS results, max(highest)::text AS highest FROM encounter_summary") == [
+        {"n": 8, "results": ROWS + 1, "highest": "999.000"}
+    ]
+    assert control.query("SELECT count(*) AS n FROM encounter_summary WHERE last_taken_at = 'infinity'") == [{"n": 2}]

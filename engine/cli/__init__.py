@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from engine.cli import connectors, db, export, files, load, log, run, runs, transfer
+from engine.cli import connectors, copy, db, export, files, load, log, run, runs, transfer
 from engine.errors import FerryError, Interrupted, describe, frames
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("export", help=export.HELP)(export.export)
 app.command("transfer", help=transfer.HELP)(transfer.transfer)
 app.command("load", help=load.HELP)(load.load)
+app.command("copy", help=copy.HELP)(copy.copy)
 app.command("run", help=run.HELP)(run.run)
 app.add_typer(runs.app, name="runs")
 app.add_typer(files.app, name="files")
@@ -94,19 +95,21 @@ def main() -> None:
 
 
 def _stopped(stop: Interrupted) -> str:
-    from engine.results import delivered, partly
+    from engine.results import delivered, may_remain, partly
 
     if delivered(stop) is not None:
         return f"{stop}; everything had been delivered by then"
-    files, not_ended = partly(stop)
+    files, _ = partly(stop)
     before = f"{files:,} file{'' if files == 1 else 's'} had been delivered, " if files else ""
-    left = f"; of {not_ended:,} whose server does not answer something unfinished may remain there" if not_ended else ""
-    return f"{stop}; {before}what was not finished was removed{left}"
+    return f"{stop}; {before}what was not finished was removed{may_remain(stop)}"
 
 
 def _leave_now(code: int) -> None:
-    """Wait for no thread that waits for a server: Python would join it at the end, and the first Ctrl-C is the only one that is heard."""
-    if any(thread.name.startswith("ferry-") and not thread.daemon for thread in threading.enumerate()):
+    """Wait for no thread that waits for a server: Python would join it at the end, and the first Ctrl-C is the only one that is heard.
+
+    A thread that nobody joins may be in a library that calls back, which crashes a Python that is ending.
+    """
+    if any(thread.name.startswith("ferry-") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

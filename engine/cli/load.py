@@ -43,6 +43,7 @@ def load(
     null: Annotated[str | None, typer.Option(metavar="TEXT", help="What means NULL, bare.", show_default=False)] = None,
     header: Annotated[bool | None, typer.Option("--header/--no-header", help="Whether CSV files begin with names.", show_default=False)] = None,
     delete_source: Annotated[bool, typer.Option("--delete-source", help="Delete each file once its rows are committed.")] = False,  # noqa: FBT002 - typer's form
+    archive_path: Annotated[str | None, typer.Option(metavar="FOLDER", help="Move it there instead, in the same store.", show_default=False)] = None,
     source_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of the source.", show_default=False)] = None,
     dest_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of the destination.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,  # noqa: FBT002 - typer's form
@@ -63,7 +64,7 @@ def load(
             format=format,
             write_disposition=write_disposition,
             primary_key=primary_key,
-            columns=_columns(columns),
+            columns=read_columns(columns),
             schema_contract=contract,
             on_bad_row=on_bad_row,
             max_bad_rows=max_bad_rows,
@@ -73,6 +74,7 @@ def load(
             null=null,
             header=header,
             delete_source=delete_source,
+            archive_path=archive_path,
             dry_run=dry_run,
             source_options=key_values(source_option, "--source-option"),
             dest_options=key_values(dest_option, "--dest-option"),
@@ -81,7 +83,7 @@ def load(
     show(result)
 
 
-def _columns(given: str | None) -> str | None:
+def read_columns(given: str | None) -> str | None:
     """JSON, or the text of a file that holds it."""
     if given is None or given.lstrip().startswith("{"):
         return given

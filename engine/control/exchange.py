@@ -306,7 +306,7 @@ def _unfit(value: Any, place: str) -> Iterator[str]:
                 yield f"{place}[{number}] is !keep, which can stand for the whole list only"
             yield from _unfit(inner, f"{place}[{number}]")
     elif isinstance(value, str):
-        if value == "***" or ":***@" in value:
+        if value == "***" or ":***@" in value or "=***" in value:
             yield f"{place} is ***, which is how a secret is shown; write !keep, a reference (env:NAME) or the secret"
         if "\0" in value:
             yield f"{place} holds a NUL character"

@@ -57,6 +57,17 @@ def update_run_record(control: ControlDatabase, run_id: int, status: str, rows_i
     control.query(statement, (status, rows, log_summary, run_id), patience=PATIENCE_SECONDS)
 
 
+def unrecorded(control: ControlDatabase, connector_id: int) -> list[Row]:
+    """The runs of a connector since its last success, this one among them, of which nobody has noted that they ended well: `id, prefect_flow_run_id`."""
+    statement = """
+        SELECT id, prefect_flow_run_id FROM cai_connector_runs
+        WHERE connector_id = %s AND status IN ('started', 'failed')
+          AND id > (SELECT COALESCE(max(id), 0) FROM cai_connector_runs WHERE connector_id = %s AND status = 'success')
+        ORDER BY id
+    """
+    return control.query(statement, (connector_id, connector_id))
+
+
 def list_abandoned(control: ControlDatabase, *, limit: int = 50) -> list[Row]:
     """The newest records that were closed as abandoned, by whomever: `id, prefect_flow_run_id`."""
     statement = """

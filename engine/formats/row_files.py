@@ -44,9 +44,9 @@ class CsvFiles:
     @contextlib.contextmanager
     def open(self, source: FileSource, file: FileInfo) -> Iterator[RowFile]:
         """The file's rows; errors name the file."""
-        with source.open_read(file) as body, _naming(source.url(file.path)):
-            counted = _Counted(body)
-            yield _CsvFile(CsvReader(cast("BinaryIO", counted), self._dialect(file.path)), counted, source.url(file.path))
+        with contextlib.ExitStack() as reading, _naming(source.url(file.path)):
+            counted = _Counted(reading.enter_context(source.open_read(file)))
+            yield _CsvFile(CsvReader(cast("BinaryIO", counted), self._dialect(file.path)), counted, source.url(file.path), reading)
 
     def _dialect(self, path: str) -> CsvInput:
         by_suffix = next((kind for suffix, kind in COMPRESSED.items() if path.lower().endswith(suffix)), "none")
@@ -78,11 +78,14 @@ def _naming(where: str) -> Iterator[None]:
 
 
 class _CsvFile:
-    def __init__(self, reader: CsvReader, body: _Counted, where: str) -> None:
+    unit = "line"
+
+    def __init__(self, reader: CsvReader, body: _Counted, where: str, reading: contextlib.ExitStack) -> None:
         self.schema = pa.schema([(name, pa.string()) for name in reader.names])
         self._reader = reader
         self._body = body
         self._where = where
+        self._reading = reading
 
     @property
     def bytes_read(self) -> int:
@@ -91,9 +94,12 @@ class _CsvFile:
     def __iter__(self) -> Iterator[RowBlock]:
         with _naming(self._where):
             yield from self._reader
+            self._reading.close()  # where the store sees that the file has changed meanwhile: before anybody commits its rows
 
 
 class _ParquetFile:
+    unit = "row"
+
     def __init__(self, reader: ParquetReader, body: _Ranges) -> None:
         self.schema = reader.schema
         self._reader = reader

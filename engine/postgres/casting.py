@@ -35,9 +35,12 @@ from engine.postgres.casting_pairs import way_of
 from engine.postgres.casting_server import cast_expression
 from engine.postgres.casting_text import FLOATS, INTEGERS, from_text
 from engine.postgres.declared import Declared, stored
+from engine.postgres.plan import FIELD_TYPE_KEY
 from engine.postgres.ways import Refused, Way, any_true, isolate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.postgres.columns import Column
 
 NULL_IN_NOT_NULL = "NULL in a NOT NULL column"
@@ -130,7 +133,7 @@ def caster(column: Column, given: pa.DataType, *, by_server: bool = False) -> Ca
     kind = stored(column)
     way = way_of(kind, given, by_server=by_server, enum=column.base == "enum")
     if way is None:
-        raise SchemaMismatch(f"column {column.name!r}: {given} does not go into {column.type} without a change of values; {_remedy(kind, given)}")
+        raise _no_way(column, given, _remedy(kind, given))
     plain = _plain(kind, given) if not way.by_server else None
     return Caster(
         column=column,
@@ -144,6 +147,26 @@ def caster(column: Column, given: pa.DataType, *, by_server: bool = False) -> Ca
     )
 
 
+def check_way(column: Column, field: pa.Field) -> None:
+    """Refuse a column of typed rows before one of them is read.
+
+    Args:
+        column: Of the table.
+        field: What arrives. A numeric without precision comes as text, and its metadata says so: it is no double, as a decimal is none.
+
+    Raises:
+        SchemaMismatch: As `caster`.
+    """
+    caster(column, field.type)
+    written = (field.metadata or {}).get(FIELD_TYPE_KEY, b"").decode(errors="replace")
+    if written.startswith("numeric") and stored(column).name in FLOATS:
+        raise _no_way(column, written, "cast it where the rows are made (in the query, or where the file is written)")
+
+
+def _no_way(column: Column, given: object, remedy: str) -> SchemaMismatch:
+    return SchemaMismatch(f"column {column.name!r}: {given} does not go into {column.type} without a change of values; {remedy}")
+
+
 def _plain(kind: Declared, given: pa.DataType) -> pa.DataType | None:
     """Types whose plain texts mean the same to pyarrow and to PostgreSQL; pyarrow's CSV reader has no decimal256."""
     local = from_text(kind) if pa.types.is_string(given) and kind.name in _PARSED else None
@@ -154,4 +177,16 @@ def _remedy(kind: Declared, given: pa.DataType) -> str:
     """What to do about it."""
     if pa.types.is_timestamp(given) and kind.name.startswith("timestamp"):
         return "a time zone is neither added nor dropped: make the column " + ("timestamp with time zone" if given.tz else "timestamp without time zone")
-    return "give the column another type (ALTER TABLE, or 'columns' for a new table), or cast it where the file is made"
+    return "give the column another type (ALTER TABLE, or 'columns' for a new table), or cast it where the rows are made (in the query, or where the file is written)"
+
+
+def first_rules(casts: Sequence[Cast]) -> dict[int, tuple[int, str]]:
+    """Of each row that the casts of its columns refuse: the first such column, by position, and its rule."""
+    found: dict[int, tuple[int, str]] = {}
+    for at, cast in enumerate(casts):
+        if cast.rules is None:
+            continue
+        rows = pc.indices_nonzero(cast.rules.is_valid())
+        for row, rule in zip(rows.to_pylist(), cast.rules.take(rows).to_pylist(), strict=True):
+            found.setdefault(row, (at, rule))
+    return found

@@ -84,18 +84,18 @@ def _decimal(kind: Declared, given: pa.DataType) -> Way | None:
 
 
 def _decimal_of(kind: Declared, given: pa.DataType) -> Way | None:
-    """Decimals, and integers as decimals of scale 0. The driver drops zeros at the end: where the type gives no scale, only whole numbers keep their text."""
+    """Decimals, and integers by way of `given`: Arrow refuses a decimal with fewer digits than the integer type could need. The driver drops zeros at the end: where the type gives no scale, only whole numbers keep their text."""
     if not kind.modifiers:
         if given.scale > 0:
             return None
         whole = pa.decimal256(min(given.precision - given.scale, 76), 0)
-        return Way(whole, lambda values: values.cast(whole), "has more than 76 digits")
+        return Way(whole, lambda values: values.cast(given).cast(whole), "has more than 76 digits")
     precision, scale = kind.modifiers[0], kind.modifiers[1] if len(kind.modifiers) > 1 else 0
     target = decimal_type(precision, scale)
     if target is None:
         return None
     fit = fits_numeric(precision, scale)
-    return Way(target, lambda values: fit(values.cast(target)), f"does not fit numeric({precision},{scale}) without rounding")
+    return Way(target, lambda values: fit(values.cast(given).cast(target)), f"does not fit numeric({precision},{scale}) without rounding")
 
 
 def _float(kind: Declared, given: pa.DataType) -> Way | None:

@@ -1,4 +1,4 @@
-"""Which column of the table each column of a file goes to, and what the schema contract says to those that the table lacks."""
+"""Which column of the table each column of a file or a query goes to, and what the schema contract says to those that the table lacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.errors import SchemaMismatch
+from engine.errors import ConfigurationError, SchemaMismatch
 from engine.postgres.table import MOST_BYTES, check_name
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from engine.postgres.destination_options import PostgresDestinationOptions
     from engine.postgres.table import Table
 
+MOST_COLUMNS = 1600
+"""Of a table (https://www.postgresql.org/docs/current/limits.html)."""
 FILLED_BY_DLT = ("_dlt_load_id", "_dlt_id")
 """Columns of tables that dlt made from rows of its own: filled by the load."""
 
@@ -58,20 +60,21 @@ def plan(wanted: Sequence[Column], table: Table | None, options: PostgresDestina
 
     Raises:
         ConfigurationError: A name that cannot be, or a key that is not loaded.
-        SchemaMismatch: The contract refuses, or the table demands what the file lacks.
+        SchemaMismatch: The contract refuses, or the table demands a column that does not come.
     """
     _check_names(wanted)
     found, notes = _match(wanted, table, options)
     key = set(options.primary_key) if options.write_disposition == "merge" else set()
     columns = tuple(_target(want, have, key, new_table=table is None) for want, have in zip(wanted, found, strict=True))
     added = tuple(column for column, have in zip(columns, found, strict=True) if have is None)
+    check_number(len(added) + (len(table.columns) if table else 0), options)
     _apply_contract(wanted, found, added, table, options)
     _check_key(columns, options)
     if table is not None:
         _check_generated(columns, table, options)
         _check_missing(columns, table, options)
         notes += [
-            f"column {column.name!r} of {options.shown} is generated: the database computes it, the file's values are not loaded"
+            f"column {column.name!r} of {options.shown} is generated: the database computes it, the values that came are not loaded"
             for column in columns
             if column.generated
         ]
@@ -81,14 +84,26 @@ def plan(wanted: Sequence[Column], table: Table | None, options: PostgresDestina
 
 def _check_names(wanted: Sequence[Column]) -> None:
     if not wanted:
-        raise SchemaMismatch("the file has no columns")
+        raise SchemaMismatch("there are no columns to load")
     names = [column.name for column in wanted]
     for name in names:
-        check_name("column", name)
+        try:
+            check_name("column", name)
+        except ConfigurationError as error:
+            raise SchemaMismatch(str(error)) from None  # of this file: others may be sound
+    check_twice(names)
+
+
+def check_twice(names: Sequence[str]) -> None:
+    """Refuse columns of one name.
+
+    Raises:
+        SchemaMismatch: There are; names their positions.
+    """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SchemaMismatch(
-            f"the file has more than one column {twice[0]!r} (positions {', '.join(str(i + 1) for i, name in enumerate(names) if name == twice[0])}); a table has one"
+            f"more than one column is named {twice[0]!r} (positions {', '.join(str(i + 1) for i, name in enumerate(names) if name == twice[0])}); a table has one"
         )
 
 
@@ -103,11 +118,11 @@ def _match(wanted: Sequence[Column], table: Table | None, options: PostgresDesti
         near = table.column(snake_case(want.name)) if have is None else None
         if near is not None and near.name in taken:
             raise SchemaMismatch(
-                f"more than one column of the file goes to column {near.name!r} of {options.shown}, {want.name!r} among them; rename or leave out one with 'columns'"
+                f"more than one column goes to column {near.name!r} of {options.shown}, {want.name!r} among them; rename or leave out one with 'columns'"
             )
         if near is not None:
             taken.add(near.name)
-            notes.append(f"column {want.name!r} of the file is loaded into column {near.name!r} of {options.shown}")
+            notes.append(f"column {want.name!r} is loaded into column {near.name!r} of {options.shown}")
         found.append(have or near)
     return found, notes
 
@@ -132,6 +147,18 @@ def _target(want: Column, have: Column | None, key: set[str], *, new_table: bool
     """The column as it will stand. One that is added to rows that are there already must take NULL; a key does not."""
     column = have or replace(want, type=want.type or "text", nullable=want.nullable or not new_table)
     return replace(column, nullable=False) if column.name in key and (have or new_table) else column
+
+
+def check_number(number: int, options: PostgresDestinationOptions) -> None:
+    """Refuse more columns than a table can have.
+
+    Raises:
+        SchemaMismatch: There are.
+    """
+    if number > MOST_COLUMNS:
+        raise SchemaMismatch(
+            f"{options.shown} would have {number:,} columns, and PostgreSQL takes {MOST_COLUMNS:,}: is 'delimiter' right? Leave columns out with 'columns'"
+        )
 
 
 def _apply_contract(
@@ -161,7 +188,9 @@ def _apply_contract(
     new = {column.name for column in added}
     names = [name for _, name, _ in refused]
     said = [f"it has no column {', '.join(repr(name) for name in names if name in new)}"] if new.intersection(names) else []
-    said += [f"column {name!r} is {_type_of(name, table)}, and the file's is {_wanted_type(name, wanted, found)}" for name in names if name not in new]
+    said += [
+        f"column {name!r} is {_type_of(name, table)}, and {_wanted_type(name, wanted, found)} is to be loaded into it" for name in names if name not in new
+    ]
     raise SchemaMismatch(
         f"schema_contract freeze of {options.shown}: {'; '.join(said)}. Alter the table, leave the columns out with 'columns', or choose evolve"
     )
@@ -190,7 +219,7 @@ def _check_generated(columns: Sequence[Column], table: Table, options: PostgresD
     identity = next((column.name for column in columns if column.name in table.identities), None)
     if identity is not None:
         raise SchemaMismatch(
-            f"column {identity!r} of {options.shown} is GENERATED ALWAYS AS IDENTITY: the file's values cannot be stored. Leave it out with 'columns', "
+            f"column {identity!r} of {options.shown} is GENERATED ALWAYS AS IDENTITY: the values that come cannot be stored. Leave it out with 'columns', "
             f"or ALTER TABLE … ALTER COLUMN … SET GENERATED BY DEFAULT"
         )
 
@@ -199,4 +228,4 @@ def _check_missing(columns: Sequence[Column], table: Table, options: PostgresDes
     given = {column.name for column in columns}
     left = [c.name for c in table.columns if c.name not in given and not (c.nullable or c.default or c.generated or c.name in FILLED_BY_DLT)]
     if left:
-        raise SchemaMismatch(f"the file lacks {', '.join(repr(name) for name in left)}, which {options.shown} demands (NOT NULL, no default)")
+        raise SchemaMismatch(f"no column comes for {', '.join(repr(name) for name in left)}, which {options.shown} demands (NOT NULL, no default)")

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,10 +16,12 @@ import psycopg
 from engine import workers
 from engine.errors import ConfigurationError, ResourceError
 from engine.libpq import connect, is_encrypted, query_failed
+from engine.postgres.bookkeeping import BOOKKEEPING
 from engine.postgres.contract import Plan, plan
-from engine.postgres.file_load import BOOKKEEPING, Load
+from engine.postgres.file_load import Load
 from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger, ledger_text
 from engine.postgres.rejected import rejected_name
+from engine.postgres.scratch import scratch, sweep
 from engine.postgres.session import Session, identifier
 from engine.postgres.table import check_name, declared_types, missing_tables, read_table
 
@@ -77,22 +77,29 @@ class PostgresDestination:
     def loaded(self, paths: Iterable[str]) -> dict[str, tuple[Loaded, ...]]:
         """What the ledger knows of these files, the oldest version first; files that it does not know are left out. Blocking.
 
-        Of a table that is not there any more nothing is known. Under replace nothing is known either unless the table is made of just these files.
+        Of a table that is not there any more nothing is known. Under replace neither, unless the table is made of just these files, but for those of them
+        whose source was to be taken away: what is missing of the others may have been.
         """
+        sweep()  # here, since every run asks
         found: dict[str, tuple[Loaded, ...]] = {}
         ledger, paths = LoadLedger(self._options.table_schema, self._options.table), list(paths)
         with self._asking() as connection:
             if missing_tables(_fetch(connection), self._options.table_schema, [LEDGER, self._options.table]):
                 return found
+            is_made_of_others = False
             if self._options.write_disposition == "replace":
                 all_loaded = [one.path for one in ledger.loaded(_fetch(connection))]
-                if sorted(all_loaded) != sorted(map(ledger_text, paths)):
-                    return found
+                is_made_of_others = sorted(all_loaded) != sorted(map(ledger_text, paths))
             wanted = iter(paths)
             while some := {ledger_text(path): path for path in itertools.islice(wanted, _PATHS_AT_ONCE)}:
                 for one in ledger.loaded(_fetch(connection), some):
-                    found[some[one.path]] = (*found.get(some[one.path], ()), one)
+                    if one.leaving is not None or not is_made_of_others:
+                        found[some[one.path]] = (*found.get(some[one.path], ()), one)
         return found
+
+    def plan(self, wanted: Sequence[Column]) -> Plan:
+        """Where columns would go, nothing made yet. Blocking; raises as `open`."""
+        return self._plan(wanted)[1]
 
     @contextlib.contextmanager
     def open(self, wanted: Sequence[Column]) -> Iterator[Load]:
@@ -108,11 +115,14 @@ class PostgresDestination:
             SchemaMismatch: The contract, or the table's own demands, refuse these columns.
         """
         wanted, planned, notes = workers.call(lambda: self._plan(wanted))
-        with tempfile.TemporaryDirectory(prefix="ferry-dlt-") as folder, Session(self._options, f"loading into {self._options.shown}") as session:
-            load = Load(session, wanted, planned, self._options, folder=Path(folder), run=self._run)
+        with scratch() as folder, Session(self._options, f"loading into {self._options.shown}") as session:
+            load = Load(session, wanted, planned, self._options, folder=folder, run=self._run)
             load.notes += notes
-            yield load
-            load.finish()
+            try:
+                yield load
+                load.finish()
+            finally:
+                load.leave()
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[psycopg.Connection[Any]]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from engine.errors import FerryError, LoadFailed
+from engine.postgres.bookkeeping import BOOKKEEPING, Bookkeeping
 from engine.postgres.contract import FILLED_BY_DLT, plan
 from engine.postgres.destination_options import SOURCE_FILE
-from engine.postgres.load_ledger import LEDGER, Loaded, LoadLedger, lock_key
+from engine.postgres.load_ledger import LoadLedger, lock_key
 from engine.postgres.rejected import Rejected
 from engine.postgres.session import identifier, literal
 from engine.postgres.staging import Staging, merge
-from engine.postgres.table import missing_tables, read_table
+from engine.postgres.table import read_table
 from engine.results import printable
 
 if TYPE_CHECKING:
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
     from engine.postgres.contract import Plan
     from engine.postgres.dataset import Dataset
     from engine.postgres.destination_options import PostgresDestinationOptions
-    from engine.postgres.load_ledger import FileIdentity
+    from engine.postgres.load_ledger import FileIdentity, Loaded
     from engine.postgres.session import Session
     from engine.postgres.staging import Refused
-
-BOOKKEEPING = ("_dlt_version", "_dlt_loads", LEDGER)
-"""Tables beside those that are loaded."""
+    from engine.postgres.table import Table
 
 
 class Load:
@@ -40,6 +39,7 @@ class Load:
     Attributes:
         columns: The table's column for each wanted one, in their order. One that is `generated` is not sent.
         notes: What a user should read in the summary.
+        committed: Whether everything that was written is, also where whoever waited for it was interrupted meanwhile.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Load:
         """For `PostgresDestination.open`."""
         self.columns = planned.columns
         self.notes = list(planned.notes)
+        self.committed = False
         self._session = session
         self._folder = folder
         self._wanted = wanted
@@ -55,10 +56,13 @@ class Load:
         self._options = options
         self._run = run
         self._ledger = LoadLedger(options.table_schema, options.table)
+        self._bookkeeping = Bookkeeping(session, options.table_schema, self._ledger, self._make_bookkeeping)
         self._rejected = Rejected(options.table_schema, options.table)
         self._target = identifier(options.table_schema, options.table)
-        self._prepared = False
-        self._standing = False  # whether the table has been made and committed
+        self._synchronised = False  # whether dlt has made or described the table
+        self._standing = False  # whether that is committed
+        self._alters = False  # whether a table that stood before gets new columns
+        self._staged: list[FileLoad] = []  # of a replace that does
         self._replacing: str | None = None  # the load id of the one transaction of a replace
         self._broken = False
 
@@ -90,7 +94,14 @@ class Load:
         if self._broken:
             raise LoadFailed(f"replacing {self._options.shown}: a file failed, so the table stays as it was")
         self._session.what = f"replacing {self._options.shown}"
-        self._session.call(lambda: self._commit(load_id))
+        self._session.call(lambda: self._commit(load_id, self._staged))
+
+    def leave(self) -> None:
+        """Leave the database as it was, if nothing was loaded; one that was interrupted leaves empty tables beside it."""
+        if not self._standing and self._session.settle():
+            self._session.what = f"loading into {self._options.shown}"
+            with contextlib.suppress(FerryError):
+                self._session.call(self._bookkeeping.take_back)
 
     # What follows runs in worker threads.
 
@@ -100,62 +111,65 @@ class Load:
 
         return Dataset(self._session, schema=self._options.table_schema, table=self._options.table, folder=self._folder)
 
+    def _make_bookkeeping(self) -> None:
+        self._dataset.sync()
+
     def _begin(self, file: FileIdentity) -> FileLoad:
         from engine.postgres.dataset import new_load_id
 
-        if not self._prepared:
-            self._prepare()
-        self._session.what = f"loading {printable(file.path)} into {self._options.shown}"
+        self.committed = False
         load_id = self._replacing or new_load_id()
         if self._replacing is None:
             self._session.begin()
             if not self._standing:
+                self._session.what = f"making the tables {', '.join(BOOKKEEPING)} in schema {self._options.table_schema}"
+                self._bookkeeping.ensure()
                 self._make_table()
-            if self._options.write_disposition == "replace":
-                self._empty_table()
-                self._replacing = load_id
+        self._session.what = f"loading {printable(file.origin)} into {self._options.shown}"
+        if self._replacing is None and self._options.write_disposition == "replace":
+            self._empty_table()
+            self._replacing = load_id
         earlier = self._earlier(file)
         if earlier is None and not self._ledger.claim(self._session, file, load_id, self._run):
-            raise LoadFailed(f"{printable(file.path)} is loaded twice in one load into {self._options.shown}")
-        return FileLoad(self._session, self._options, self._plan, file, load_id, earlier, self._rejected)
-
-    def _prepare(self) -> None:
-        """Make what stands beside the table, once for all tables of the schema, in a short transaction of its own."""
-        schema, session = self._options.table_schema, self._session
-        session.what = f"making the tables {', '.join(BOOKKEEPING)} in schema {schema}"
-        session.begin()
-        if self._missing():
-            session.execute(f"SELECT pg_advisory_xact_lock({lock_key(schema)})")
-            missing = self._missing()
-            if missing:
-                self._dataset.sync()
-            if LEDGER in missing:
-                self._ledger.create(session)
-        session.commit()
-        self._prepared = True
-
-    def _missing(self) -> list[str]:
-        return missing_tables(self._session.fetch, self._options.table_schema, BOOKKEEPING)
+            raise LoadFailed(f"{printable(file.origin)} is loaded twice in one load into {self._options.shown}")
+        return FileLoad(self._session, self._options, self._plan, file, load_id, earlier, self._rejected, alters=self._alters)
 
     def _make_table(self) -> None:
-        """Have dlt make or alter the table, under a lock that others who would do so wait for.
-
-        A new table is committed with its first file. An existing one is altered in a transaction of its own, since its lock shuts out readers.
-        """
-        options, session = self._options, self._session
-        session.execute(f"SELECT pg_advisory_xact_lock({lock_key(options.table_schema, options.table)})")
-        table = read_table(session.fetch, options.table_schema, options.table)
-        now = plan(self._wanted, table, options)
-        if now.columns != self.columns:
-            raise LoadFailed(f"{options.shown} was made or altered by somebody else meanwhile; run the load again", transient=True)
-        self._plan = now
+        """Look at the table again, and have dlt make one that is not there, under a lock that others who would do so wait for."""
+        session = self._session
+        session.what = f"making {self._options.shown}"
+        table = read_table(session.fetch, self._options.table_schema, self._options.table)
+        if table is None:
+            table = self._locked_table()
+        self._replan(table)
+        self._alters = table is not None and bool(self._plan.added)
         if table is None:
             self._ledger.forget(session)  # of a table of this name that somebody has dropped, with its rows
-        self._dataset.sync(now.all_columns, disposition=options.write_disposition, key=options.primary_key)
-        if table is not None:
-            session.commit()
-            session.begin()
-            self._standing = True
+            self._synchronise()
+
+    def _locked_table(self) -> Table | None:
+        options = self._options
+        self._session.execute(f"SELECT pg_advisory_xact_lock({lock_key(options.table_schema, options.table)})")
+        return read_table(self._session.fetch, options.table_schema, options.table)
+
+    def _replan(self, table: Table | None) -> None:
+        self._plan = plan(self._wanted, table, self._options)
+        if self._plan.columns != self.columns:
+            raise LoadFailed(f"{self._options.shown} was made or altered by somebody else meanwhile; run the load again", transient=True)
+
+    def _synchronise(self) -> None:
+        self._dataset.sync(self._plan.all_columns, disposition=self._options.write_disposition, key=self._options.primary_key)
+        self._synchronised = True
+
+    def _describe_table(self) -> None:
+        """Have dlt describe a table that stood before, and add the columns that it lacks: last of all, since that shuts out readers until the commit.
+
+        Whoever adds none takes no lock, for it would wait with the table's rows in hand for one who waits for the table.
+        """
+        if not self._synchronised:
+            options = self._options
+            self._replan(self._locked_table() if self._alters else read_table(self._session.fetch, options.table_schema, options.table))
+            self._synchronise()
 
     def _empty_table(self) -> None:
         """Delete, not TRUNCATE: readers see the old rows until the commit and never wait; nobody else writes meanwhile."""
@@ -171,12 +185,12 @@ class Load:
             return None
         self._ledger.lock(self._session, file.path)
         before = self._ledger.loaded(self._session.fetch, [file.path])
-        same = next((one for one in before if one.version == file.version), None)
+        same = next((one for one in before if file.is_version(one.version)), None)
         if same is not None or not before:
             return same
         if self._options.changed_file == "fail":
             raise LoadFailed(
-                f"{printable(file.path)} was loaded into {self._options.shown} on {before[-1].loaded_at:%Y-%m-%d %H:%M} with other content; "
+                f"{printable(file.origin)} was loaded into {self._options.shown} on {before[-1].loaded_at:%Y-%m-%d %H:%M} with other content; "
                 "on_changed_file decides what to do: reload (its earlier rows go), append (they stay)"
             )
         if self._options.changed_file == "reload":
@@ -193,22 +207,35 @@ class Load:
     def _end(self, one: FileLoad) -> None:
         if one.earlier is not None:
             self._session.rollback()
+            self._forget_made()
             return
-        one.complete(self._dataset)
         self._ledger.complete(self._session, one.file, rows=one.rows, rejected=one.rejected)
         if self._replacing is None:
-            self._commit(one.load_id)
+            self._commit(one.load_id, [one])
+        elif self._alters:
+            self._staged.append(one)
+        else:
+            one.complete(self._dataset)
 
-    def _commit(self, load_id: str) -> None:
+    def _commit(self, load_id: str, files: Sequence[FileLoad]) -> None:
+        self._describe_table()
+        for one in files:
+            one.complete(self._dataset)
         self._dataset.complete(load_id)
         self._session.commit()
-        self._standing = True
+        self.committed = self._standing = True
+        self._alters = False
+
+    def _forget_made(self) -> None:
+        """What was made in a transaction that was taken back is not there."""
+        self._synchronised = self._standing
 
     def _undo(self) -> None:
         """Take the file's transaction back; one that was interrupted ends with its connection."""
         if self._replacing is not None or not self._session.settle():
             self._broken = True
             return
+        self._forget_made()
         with contextlib.suppress(FerryError):
             self._session.call(self._session.rollback)
 
@@ -225,7 +252,16 @@ class FileLoad:
     """
 
     def __init__(
-        self, session: Session, options: PostgresDestinationOptions, planned: Plan, file: FileIdentity, load_id: str, earlier: Loaded | None, rejected: Rejected
+        self,
+        session: Session,
+        options: PostgresDestinationOptions,
+        planned: Plan,
+        file: FileIdentity,
+        load_id: str,
+        earlier: Loaded | None,
+        rejected: Rejected,
+        *,
+        alters: bool,
     ) -> None:
         """For `Load.file`."""
         self.file = file
@@ -237,6 +273,7 @@ class FileLoad:
         self._options = options
         self._plan = planned
         self._rejected = rejected
+        self._waits = alters or options.write_disposition == "merge"  # whether the rows stay apart until the file has ended
         self._names: tuple[str, ...] | None = None
         self._stagings: dict[frozenset[str], Staging] = {}
 
@@ -259,7 +296,7 @@ class FileLoad:
         rows, refused = self._session.call(lambda: self._write(reader, staging, ask=on_refused is not None))
         if refused and on_refused is not None:
             on_refused(refused)
-        if staging is not None and not self._merging:
+        if staging is not None and not self._waits:
             self._session.call(staging.insert)
         self.rows += rows - len(refused)
         return rows - len(refused)
@@ -271,27 +308,23 @@ class FileLoad:
             self.rejected += rows.num_rows
 
     @property
-    def _merging(self) -> bool:
-        return self._options.write_disposition == "merge"
-
-    @property
     def _target(self) -> str:
         return identifier(self._options.table_schema, self._options.table)
 
     def _check(self, names: tuple[str, ...]) -> None:
         if self.earlier is not None:
-            raise LoadFailed(f"{printable(self.file.path)} is loaded already")
+            raise LoadFailed(f"{printable(self.file.origin)} is loaded already")
         known = {column.name for column in self._plan.columns if not column.generated}
         strange = [name for name in names if name not in known]
         if strange or (self._names or names) != names:
-            raise LoadFailed(f"{printable(self.file.path)}: batches with other columns than announced ({', '.join(strange or names)})")
+            raise LoadFailed(f"{printable(self.file.origin)}: batches with other columns than announced ({', '.join(strange or names)})")
         self._names = names
 
     # What follows runs in worker threads.
 
     def _staging(self, by_server: Mapping[str, str]) -> Staging | None:
         """What such rows pass through; None: they go straight into the table."""
-        if not (self._merging or by_server):
+        if not (self._waits or by_server):
             return None
         kind = frozenset(by_server)
         if kind not in self._stagings:
@@ -308,11 +341,13 @@ class FileLoad:
         return rows, staging.refuse(rows) if ask else []
 
     def complete(self, dataset: Dataset) -> None:
-        """Merge what was staged; blocking. For `Load`."""
+        """Merge or append what was staged; blocking. For `Load`."""
         stagings = list(self._stagings.values())
-        if stagings and self._merging:
+        if stagings and self._options.write_disposition == "merge":
             merge(self._session, self._target, stagings, dataset, self._options.primary_key)
         for one in stagings:
+            if self._waits and self._options.write_disposition != "merge":
+                one.insert()
             one.drop()
 
     def _filled(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:

@@ -40,7 +40,7 @@ _REASONS = {
 _CONSTRAINTS = {
     "23502": "a NULL in a NOT NULL column",
     "23503": "a row that refers to none in another table, or that another table's row refers to",
-    "23505": "a key that the table, or the file itself, already has",
+    "23505": "a key that the table, or an earlier one of the rows, already has",
     "23514": "a row that breaks a check",
     "23P01": "a row that an exclusion constraint forbids beside another",
 }

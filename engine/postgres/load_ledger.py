@@ -32,14 +32,25 @@ class FileIdentity:
             (`ledger_text`: bytes of a name that are not UTF-8 stand in it as escapes).
         version: Tells its content from any other that stood there: ETag, SHA-256, or size and modification time.
         size: In bytes.
+        leaving: Not None where the source is taken away after the commit: when it was written there. A replace goes by it after a kill in between.
+        origin: What people are told that the rows come from, and `_source_file` holds; empty: the path.
+        same: Other versions that count as this one: of a copy, earlier runs whose end was not recorded.
     """
 
     path: str
     version: str
     size: int
+    leaving: str | None = None
+    origin: str = ""
+    same: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", ledger_text(self.path))
+        object.__setattr__(self, "origin", self.origin or self.path)
+
+    def is_version(self, version: str) -> bool:
+        """Whether that version is this one, or counts as it."""
+        return version == self.version or version in self.same
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,7 @@ class Loaded:
         rejected: Rows of it that were put aside.
         load_id: dlt's id of the load, as in `_dlt_loads`.
         loaded_at: When the transaction began.
+        leaving: See `FileIdentity`.
     """
 
     path: str
@@ -61,6 +73,7 @@ class Loaded:
     rejected: int
     load_id: str
     loaded_at: datetime
+    leaving: str | None = None
 
 
 class LoadLedger:
@@ -76,7 +89,7 @@ class LoadLedger:
         session.execute(
             f"CREATE TABLE IF NOT EXISTS {self._name} ("
             "id text PRIMARY KEY, table_name text NOT NULL, path text NOT NULL, version text NOT NULL, size bigint NOT NULL, rows bigint NOT NULL, "
-            "rejected bigint NOT NULL, load_id text NOT NULL, run text, loaded_at timestamptz NOT NULL); "
+            "rejected bigint NOT NULL, load_id text NOT NULL, run text, loaded_at timestamptz NOT NULL, leaving text); "
             f"CREATE INDEX ON {self._name} USING hash (path); "  # hash: a path may be longer than an entry of a B-tree
             f"COMMENT ON TABLE {self._name} IS 'Files that arrow-ferry has loaded; each row was committed with the rows of its file'"
         )
@@ -87,16 +100,16 @@ class LoadLedger:
         if wanted == "":
             return []
         rows = fetch(
-            f"SELECT path, version, rows, rejected, load_id, loaded_at FROM {self._name} "  # noqa: S608 - quoted
+            f"SELECT path, version, rows, rejected, load_id, loaded_at, leaving FROM {self._name} "  # noqa: S608 - quoted
             f"WHERE table_name = {literal(self._table)}{'' if wanted is None else f' AND path IN ({wanted})'} ORDER BY loaded_at, version"
         )
         return [Loaded(*row) for row in rows]
 
     def claim(self, session: Session, file: FileIdentity, load_id: str, run: str | None) -> bool:
         """Write the file's row, unless that very version is loaded; waits for another load of it."""
-        values = [self._id(file), self._table, file.path, file.version, file.size, 0, 0, load_id, run]
+        values = [self._id(file), self._table, file.path, file.version, file.size, 0, 0, load_id, run, file.leaving]
         rows = session.fetch(
-            f"INSERT INTO {self._name} (id, table_name, path, version, size, rows, rejected, load_id, run, loaded_at) "  # noqa: S608 - quoted
+            f"INSERT INTO {self._name} (id, table_name, path, version, size, rows, rejected, load_id, run, leaving, loaded_at) "  # noqa: S608 - quoted
             f"VALUES ({', '.join(literal(value) for value in values)}, now()) ON CONFLICT (id) DO NOTHING RETURNING 1"
         )
         return bool(rows)

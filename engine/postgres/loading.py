@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine import workers
-from engine.errors import LoadFailed, SchemaMismatch
-from engine.postgres.casting import caster
+from engine.errors import IntegrityError, LoadFailed, SchemaMismatch
+from engine.postgres.ahead import ahead
+from engine.postgres.casting import caster, check_way, first_rules
 from engine.postgres.columns import Column
-from engine.postgres.contract import snake_case
+from engine.postgres.contract import check_number, check_twice, snake_case
 from engine.postgres.destination import PostgresDestination
 from engine.postgres.destination_options import LOADED_AT, SOURCE_FILE
 from engine.postgres.inference import Inference, columns_of
@@ -31,7 +30,7 @@ from engine.postgres.session import identifier
 from engine.results import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from engine.postgres.casting import Caster
     from engine.postgres.destination_options import PostgresDestinationOptions
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 BLOCKS_HELD = 4
 """Where the server casts, so many blocks are sent at a time and kept until it has said which of their rows it refuses."""
-_AHEAD = 2  # cast batches that wait while one is being sent
 _SHOWN = 3
 _MOST_BAD = 10_000  # rows that wait to be put aside: then what was sent so far is ended first
 
@@ -97,6 +95,16 @@ class Loader:
         """What the ledger knows of these files. Blocking."""
         return self._destination.loaded(paths)
 
+    def would(self, schema: pa.Schema) -> str:
+        """What `open` would do to the table for typed rows of this schema. Blocking; raises as `open`."""
+        wanted = _with_own_types(self._wanted(schema), schema)
+        planned = self._destination.plan([one.column for one in wanted])
+        _check_ways(wanted, planned.columns, schema)
+        made = ", ".join(f"{column.name} {column.type}" for column in planned.added)
+        if not planned.standing:
+            return f"would make {self._options.shown} ({made})"
+        return f"would add to {self._options.shown}: {made}" if made else f"{self._options.shown} has all columns already"
+
     @contextlib.contextmanager
     def open(self, schema: pa.Schema, *, is_text: bool, survey: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[OpenLoader]:
         """Plan the table for files of this schema; under replace everything is committed when the block ends.
@@ -110,19 +118,23 @@ class Loader:
             SchemaMismatch: The files' columns do not go into the table.
         """
         wanted = self._wanted(schema)
+        check_number(len(wanted), self._options)
         wanted = self._with_types(wanted, survey) if is_text else _with_own_types(wanted, schema)
         with self._destination.open([one.column for one in wanted]) as load:
+            if not is_text:
+                _check_ways(wanted, load.columns, schema)
             yield OpenLoader(load, wanted, self._options)
         self.notes += [note for note in load.notes if note not in self.notes]
 
     def _wanted(self, schema: pa.Schema) -> list[Wanted]:
         """What `columns` says, else every column of the file."""
+        check_twice(schema.names)
         asked = self._options.columns
         if asked is None:
             return [Wanted(Column(name, ""), name) for name in schema.names]
         missing = [one.source for one in asked.named if one.source is not None and one.source not in schema.names]
         if missing:
-            raise SchemaMismatch(f"'columns' takes {missing[0]!r} from the file, which has no such column; it has {', '.join(map(repr, schema.names))}")
+            raise SchemaMismatch(f"'columns' takes {missing[0]!r}, and there is no such column; there are {', '.join(map(repr, schema.names))}")
         named = [Wanted(Column(one.name, one.type or "", one.nullable), one.source) for one in asked.named]
         taken = {one.source for one in named}
         others = [name for name in schema.names if name not in taken]
@@ -135,7 +147,7 @@ class Loader:
     def _with_types(self, wanted: list[Wanted], survey: Callable[[], Iterable[pa.RecordBatch]]) -> list[Wanted]:
         """The types of text: as `columns` says, as the table has them, else what holds every value of every file."""
         standing = {column.name for column in workers.call(self._destination.standing) or ()}
-        unknown = [one for one in wanted if not one.column.type and one.source is not None and not _stands(one.column.name, standing)]
+        unknown = dict.fromkeys(one for one in wanted if not one.column.type and one.source is not None and not _stands(one.column.name, standing))
         if not unknown:
             return wanted
         inference, rows = Inference(), 0
@@ -162,15 +174,38 @@ def _with_own_types(wanted: list[Wanted], schema: pa.Schema) -> list[Wanted]:
     return [replace(one, column=replace(one.column, type=one.column.type or own.get(str(one.source), ""))) for one in wanted]
 
 
+def _check_ways(wanted: Sequence[Wanted], columns: Sequence[Column], schema: pa.Schema) -> None:
+    for one, column in zip(wanted, columns, strict=True):
+        if one.source is not None and not column.generated:
+            check_way(column, schema.field(one.source))
+
+
 class OpenLoader:
-    """A table that is ready for files."""
+    """A table that is ready for files (`LoadsRows`)."""
 
     def __init__(self, load: Load, wanted: Sequence[Wanted], options: PostgresDestinationOptions) -> None:
         self._load = load
         self._options = options
+        self._file: FileLoad | None = None
         self._sent = [(one, column) for one, column in zip(wanted, load.columns, strict=True) if not column.generated]
 
-    def load(self, path: str, version: str, size: int, rows: RowFile, on_rows: Callable[[int], None]) -> tuple[int, int] | None:
+    @property
+    def committed(self) -> tuple[int, int] | None:
+        """Rows loaded and put aside of the last file, once they are committed."""
+        return (self._file.rows, self._file.rejected) if self._file is not None and self._load.committed else None
+
+    def load(
+        self,
+        path: str,
+        version: str,
+        size: int,
+        rows: RowFile,
+        on_rows: Callable[[int], None],
+        *,
+        leaving: str | None = None,
+        origin: str | None = None,
+        same: frozenset[str] = frozenset(),
+    ) -> tuple[int, int] | None:
         """Load one file; its rows stand in the table, or none of them does.
 
         Args:
@@ -179,6 +214,9 @@ class OpenLoader:
             size: In bytes.
             rows: What it holds.
             on_rows: Told rows as they are sent, in another thread.
+            leaving: See `FileIdentity`.
+            origin: See `FileIdentity`.
+            same: See `FileIdentity`.
 
         Returns:
             Rows loaded and rows put aside; None: that version is loaded already.
@@ -186,9 +224,10 @@ class OpenLoader:
         Raises:
             LoadFailed: A row that cannot be loaded (named by line, column and rule), or the database refused.
         """
-        with self._load.file(FileIdentity(path, version, size)) as file:
+        with self._load.file(FileIdentity(path, version, size, leaving, origin or path, same)) as file:
             if file.earlier is not None:
                 return None
+            self._file = file
             _FileRows(file, self._sent, self._options, rows, on_rows).load()
             return file.rows, file.rejected
 
@@ -209,7 +248,7 @@ class _FileRows:
         self._rows = rows
         self._on_rows = on_rows
         self._columns = [(wanted, column) for wanted, column in sent]
-        self._fixed = {SOURCE_FILE: pa.scalar(file.file.path), LOADED_AT: pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))}
+        self._fixed = {SOURCE_FILE: pa.scalar(file.file.origin), LOADED_AT: pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))}
         self._casters = [self._caster(wanted, column) for wanted, column in self._columns]
         self._bad: list[Bad] = []
         self._taken = 0  # rows of the file, good and bad
@@ -223,7 +262,7 @@ class _FileRows:
             by_server = {one.column.name: one.expression(identifier(one.column.name)) for one in self._casters if one.by_server}
             state = _Sending()
             schema = pa.schema([(one.column.name, one.target) for one in self._casters])
-            batches = _ahead(self._batches(blocks, again, state, most=BLOCKS_HELD if by_server else None))
+            batches = ahead(self._batches(blocks, again, state, most=BLOCKS_HELD if by_server else None))
             try:
                 self._file.write(pa.RecordBatchReader.from_batches(schema, batches), by_server, self._refused if by_server else None)
             finally:
@@ -233,6 +272,9 @@ class _FileRows:
             self._put_aside()
             done = state.at_end
         self._check_limit(at_end=True)
+        counted = self._file.rows + self._file.rejected
+        if counted != self._taken:
+            raise IntegrityError(f"{printable(self._file.file.origin)}: {self._taken:,} rows came, but {counted:,} went on; nothing of it was committed")
 
     def _caster(self, wanted: Wanted, column: Column, *, by_server: bool = False) -> Caster:
         given = self._rows.schema.field(wanted.source).type if wanted.source is not None else self._fixed[wanted.column.name].type
@@ -277,7 +319,7 @@ class _FileRows:
             return None
         self._taken += batch.num_rows + len(block.rejects)
         self._bad += [Bad(reject.line, None, reject.rule, reject.raw) for reject in block.rejects]
-        refused = _first_rules([cast.rules for cast in casts])
+        refused = first_rules(casts)
         made = pa.RecordBatch.from_arrays([cast.values for cast in casts], names=[one.column.name for one in self._casters])
         good: pa.Array | None = None
         if refused:
@@ -315,19 +357,19 @@ class _FileRows:
         if self._options.on_bad_row == "fail":
             first = min(self._bad, key=lambda bad: bad.line)
             remedy = "" if first.column is None else f", ALTER TABLE {self._options.shown} or, for a new table, 'columns' gives the column another type"
-            raise LoadFailed(f"{self._told(first)}; nothing of the file was loaded (on_bad_row quarantine puts such rows aside{remedy})")
+            raise LoadFailed(f"{self._told(first)}; nothing of it was loaded (on_bad_row quarantine puts such rows aside{remedy})")
         limit = self._options.max_bad_rows
         most = limit.most(of=self._taken) if at_end or limit.count is not None else None
         if most is not None and count > most:
             named = "; ".join(self._told(bad) for bad in self._bad[:_SHOWN])
             raise LoadFailed(
-                f"{printable(self._file.file.path)}: {count:,} of {self._taken:,} rows cannot be loaded, more than max_bad_rows lets be put aside ({most:,}); "
-                f"nothing of the file was loaded{f': {named}' if named else ''}"
+                f"{printable(self._file.file.origin)}: {count:,} of {self._taken:,} rows cannot be loaded, more than max_bad_rows lets be put aside ({most:,}); "
+                f"nothing of it was loaded{f': {named}' if named else ''}"
             )
 
     def _told(self, bad: Bad) -> str:
         column = f", column {bad.column!r}" if bad.column is not None else ""
-        return f"{printable(self._file.file.path)}: line {bad.line:,}{column}: {bad.rule}"
+        return f"{printable(self._file.file.origin)}: {self._rows.unit} {bad.line:,}{column}: {bad.rule}"
 
     def _put_aside(self) -> None:
         bad, self._bad = self._bad, []
@@ -349,24 +391,3 @@ class _Sending:
     """How a write ended."""
 
     at_end: bool = False
-
-
-def _first_rules(rules: Sequence[pa.Array | None]) -> dict[int, tuple[int, str]]:
-    """Of each refused row the first column that refuses it, and its rule."""
-    found: dict[int, tuple[int, str]] = {}
-    for at, some in enumerate(rules):
-        if some is None:
-            continue
-        rows = pc.indices_nonzero(some.is_valid())
-        for row, rule in zip(rows.to_pylist(), some.take(rows).to_pylist(), strict=True):
-            found.setdefault(row, (at, rule))
-    return found
-
-
-def _ahead(batches: Iterator[pa.RecordBatch]) -> Generator[Any]:
-    """The same, made in another thread while the last one is being sent."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ferry-cast") as thread:
-        coming = deque(thread.submit(next, batches, None) for _ in range(_AHEAD))
-        while (batch := coming.popleft().result()) is not None:
-            coming.append(thread.submit(next, batches, None))
-            yield batch

@@ -47,7 +47,7 @@ class Rejected:
         if missing_tables(session.fetch, self._schema, [self._name]):
             self._create(session)
         rows = rows.cast(ROWS)
-        known = {"file": pa.scalar(file.path), "load_id": pa.scalar(load_id)}
+        known = {"file": pa.scalar(file.origin), "load_id": pa.scalar(load_id)}
         arrays = [*rows.columns, *(pa.repeat(value, rows.num_rows) for value in known.values())]
         batch = pa.RecordBatch.from_arrays(arrays, names=[*ROWS.names, *known])
         session.ingest(pa.RecordBatchReader.from_batches(batch.schema, [batch]), self._name, self._schema)

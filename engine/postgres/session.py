@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.libpq import PostgresOptions
 
 CLEANUP_SECONDS = 10.0
-ELSEWHERE_SECONDS = 0.6
+ELSEWHERE_SECONDS = 0.4
 T = TypeVar("T")
 
 
@@ -88,7 +88,7 @@ class Session:
 
     def settle(self) -> bool:
         """End what still runs for somebody who has gone; whether the session can be used further."""
-        if self._pending is not None and not self._pending.done():
+        if self._pending is not None and not self._pending.done() and not self._left.is_set():
             self._end(self._pending)
         return not self._stop.is_set()
 

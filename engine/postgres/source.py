@@ -76,7 +76,7 @@ class PostgresSource:
     def describe(self, form: Form = "typed") -> RowsDescription:
         """See `RowSource.describe`."""
         plan, _, notes = workers.call(lambda: self._plan(form))
-        return RowsDescription(self._options.where, tuple(f"{c.name} {c.declared}" for c in plan.columns), plan.estimated_rows, tuple(notes))
+        return RowsDescription(self._options.where, tuple(f"{c.name} {c.declared}" for c in plan.columns), plan.schema, plan.estimated_rows, tuple(notes))
 
     def _plan(self, form: Form) -> tuple[Plan, int, list[str]]:
         options = self._options
@@ -160,6 +160,8 @@ class Stream:
             try:
                 pending = self._turns.get(workers.POLL_SECONDS)
             except TimeoutError:
+                if self._turns.closed:  # whoever reads in another thread must not take this for the end of the rows
+                    raise ProcessingError(f"reading from PostgreSQL at {self._options.where} was given up after {self._rows():,} rows") from None
                 continue
             if pending is None:
                 return

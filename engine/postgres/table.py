@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 63
 """Of a name; PostgreSQL cuts longer ones (https://www.postgresql.org/docs/current/limits.html)."""
+_MOST_SHOWN = 100
 _LOADABLE = {"r": "table", "p": "partitioned table", "f": "foreign table"}
 _OTHERS = {"v": "view", "m": "materialized view", "i": "index", "I": "index", "S": "sequence", "c": "composite type", "t": "TOAST table"}
 
@@ -120,6 +121,7 @@ def missing_tables(fetch: Fetch, schema: str, names: Sequence[str]) -> list[str]
     return [name for name in names if (name,) not in found]
 
 
+_UNDEFINED_OBJECT = "42704"
 _PLAIN = re.compile(r"""(?:[^\W\d]\w*|"(?:[^"]|"")+")(?:[ .](?:[^\W\d]\w*|"(?:[^"]|"")+"))*[ ]*(?:\([\d\s,-]*\))?[\w ]*(?:\[\d*\])*""")
 
 
@@ -169,7 +171,9 @@ def _no_type(result: pq.abc.PGresult, column: str, text: str, options: PostgresO
     if not state:
         return query_failed(options, None)
     reason = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
-    hint = "; serial is an integer with a default: name the type, the table brings the default" if "serial" in text.lower() else ""
+    hint = "; make it there (CREATE TYPE, CREATE EXTENSION), or give the column another type with 'columns'" if state == _UNDEFINED_OBJECT else ""
+    if "serial" in text.lower():
+        hint = "; serial is an integer with a default: name the type, the table brings the default"
     return ConfigurationError(f"column {column!r}: the server does not take {text!r} for a type: {reason} (SQLSTATE {state}){hint}")
 
 
@@ -186,7 +190,8 @@ def check_name(kind: str, name: str) -> None:
     if "\0" in name:
         raise ConfigurationError(f"the {kind} name {name!r} holds a NUL character")
     if len(name.encode()) > MOST_BYTES:
-        raise ConfigurationError(f"the {kind} name {name!r} has {len(name.encode())} bytes; PostgreSQL keeps {MOST_BYTES}")
+        shown = name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}…"
+        raise ConfigurationError(f"the {kind} name {shown!r} has {len(name.encode()):,} bytes; PostgreSQL keeps {MOST_BYTES}")
 
 
 def qualified(table: Table) -> str:

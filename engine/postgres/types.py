@@ -1,4 +1,4 @@
-"""One written rule for every PostgreSQL type, for CSV (`text`) and for Parquet and Arrow users (`typed`).
+"""One written rule for every PostgreSQL type, for CSV (`text`), for Parquet and Arrow users (`typed`), and for another PostgreSQL (`exact`).
 
 A rule says how the column is asked for (a chain of casts), what the driver then delivers, and which Arrow type is handed on.
 The casts exist because the driver gets several types wrong without a word (±infinity, money, oid above 2³¹, arrays of two dimensions)
@@ -7,6 +7,7 @@ and delivers others as raw wire bytes; `::text` is PostgreSQL's own text of a va
 
 `text` form: bool, integers and text types as they are; everything else as `::text`, money as `::numeric::text`.
 `typed` form: the table below; what has no entry is text.
+`exact` form: the same, but as text where the type has a value that its Arrow type cannot hold.
 """
 
 from __future__ import annotations
@@ -145,10 +146,10 @@ def rule_for(column: Column, form: Form, policy: TypePolicy) -> Rule:
     text = _MONEY_TEXT if kind.builtin and kind.name == "money" else AS_TEXT
     if form == "text":
         return _text_rule(kind, text)
-    if column.name in policy.as_text:
+    if form == "typed" and column.name in policy.as_text:
         return text
     rule = _typed_rule(kind, typmod, policy.numeric.get(column.name, policy.numeric.get("*")))
-    return text if "*" in policy.as_text and can_refuse(rule) else rule
+    return text if (form == "exact" or "*" in policy.as_text) and can_refuse(rule) else rule
 
 
 def can_refuse(rule: Rule) -> bool:

@@ -10,6 +10,7 @@ are between source and store. Nothing stands at a final name before the source h
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from engine import paths, workers
-from engine.errors import ConfigurationError, IntegrityError
+from engine.errors import ConfigurationError, IntegrityError, ProcessingError
 from engine.protocols import EncodesItself, FileDestination, FileSource, TakesLines
 from engine.results import FileResult, Progress, RunResult, note_delivered
 from engine.routes.delivery import Delivery, NullJournal
@@ -174,6 +175,7 @@ class _Lane:
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="ferry-prepare")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ferry-write")
         self._in_flight: deque[Future[None]] = deque()
+        self._stopped = threading.Event()
 
     @property
     def bytes(self) -> int:
@@ -184,7 +186,9 @@ class _Lane:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Leave no thread that could still touch a file: what has not begun is dropped, what runs is waited for."""
+        """Leave no thread that could still touch a file: what has not begun is dropped, what runs is waited for, reading back ends at once."""
+        if error is not None:
+            self._stopped.set()
         self._preparers.shutdown(wait=True, cancel_futures=True)
         self._writer.shutdown(wait=True, cancel_futures=True)
 
@@ -253,8 +257,13 @@ class _Lane:
     def _finish(self) -> None:
         if self._file is not None:
             self._encoder.close(self._file)
-            self._file.finish()
+            with workers.watching(self._still_wanted):
+                self._file.finish()
             self._file = None
+
+    def _still_wanted(self) -> None:
+        if self._stopped.is_set():
+            raise ProcessingError("the run was stopped")
 
 
 def _remove_later_chunks(store: Store, target: Target, last: int, journal: Journal) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from engine.errors import ConfigurationError, ConnectionFailed, FileChanged
 from engine.options import ENVIRONMENT, Options, Secret
 from engine.paths import File
 from engine.stores import s3_connection
+from engine.stores.s3_copy import COPY_SECONDS
 from engine.stores.s3_errors import FAILURES, code, status, translated
 from engine.stores.s3_read import ObjectReader
 from engine.stores.s3_requests import ObjectRequests
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
     from engine.errors import FerryError
-    from engine.protocols import Exists, FileInfo
+    from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
     from engine.stores.s3_errors import Failure
     from engine.stores.s3_requests import Answer
@@ -99,6 +100,7 @@ class S3Store:
         self._held = 0  # bytes of small objects that are finished but not sent; see `hold`
         self._lock = threading.Lock()
         self._client: S3Client | None = None
+        self._copying_client: S3Client | None = None
         self._requests: ObjectRequests | None = None
         self._bucket_stands = False
         remark = s3_connection.unencrypted(options)
@@ -115,6 +117,14 @@ class S3Store:
             if self._client is None:
                 self._client = s3_connection.connect(self.options)
             return self._client
+
+    @property
+    def copying_client(self) -> S3Client:
+        """One that waits longer, since a server answers a copy when it is done."""
+        with self._lock:
+            if self._copying_client is None:
+                self._copying_client = s3_connection.connect(self.options, answer_seconds=COPY_SECONDS, attempts=2)
+            return self._copying_client
 
     @property
     def requests(self) -> ObjectRequests:
@@ -148,9 +158,10 @@ class S3Store:
             if self._requests is not None:
                 self._requests.close()
                 self._requests = None
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+            for client in (self._client, self._copying_client):
+                if client is not None:
+                    client.close()
+            self._client = self._copying_client = None
 
     def key(self, path: str) -> str:
         """The object's key.
@@ -192,7 +203,7 @@ class S3Store:
             if status(error) == 404:  # noqa: PLR2004 - HTTP
                 self._check_bucket()
                 return None
-            raise self.translated(error, f"look at {self.url(path)}") from None
+            raise self._refusal(error, path) from None
         return File(path, head["ContentLength"], head["LastModified"], head["ETag"].strip('"'))
 
     def _described(self, path: str, answer: Answer) -> File | None:
@@ -272,6 +283,20 @@ class S3Store:
         with S3Writer(self, path, declared=size, exists=exists, verify=verify, replaces=standing, on_begin=on_begin) as writer:
             yield writer
 
+    def move_from(self, source: FileSource, file: FileInfo, path: str) -> bool:
+        """Copy an object of the same server there, then delete it (`MovesWithin`).
+
+        A server's copy cannot promise that it replaces nothing: it is looked for just before.
+        """
+        if not isinstance(source, S3Store) or not self.is_same_server(source) or not file.size:
+            return False
+        if self.stat(path) is not None:
+            raise ConfigurationError(f"{self.url(path)} exists already; nothing was replaced")
+        with self.open_write(path, size=file.size, standing=False) as writer:
+            writer.copy_from(source, file, lambda _: None)
+        source.delete(file)
+        return True
+
     def is_same_server(self, other: S3Store) -> bool:
         """Whether the other store's objects can be copied to this one by the server: it is the same, and asked with the same key."""
         mine, theirs = self.options, other.options
@@ -326,12 +351,16 @@ class S3Store:
         except ConnectionFailed as refused:
             if "access denied" not in str(refused):
                 raise
-        try:  # a HEAD has no body to say why; a listing has
-            self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=self.key(path), MaxKeys=1)
-        except FAILURES as error:
-            if code(error) != "AccessDenied":
-                raise self.translated(error, f"write {self.url(path)}") from None
         return None
+
+    def _refusal(self, error: Failure, path: str) -> FerryError:
+        """A HEAD has no body to say why; a listing has."""
+        if status(error) == 403:  # noqa: PLR2004 - HTTP
+            try:
+                self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=self.key(path), MaxKeys=1)
+            except FAILURES as reason:
+                error = reason if code(reason) != "AccessDenied" else error
+        return self.translated(error, f"look at {self.url(path)}")
 
     def _check_bucket(self) -> None:
         """A missing object and a missing bucket answer a HEAD alike."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import posixpath
-import stat
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 import paramiko
 from paramiko.sftp import SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLAG_READ, SFTP_FLAG_WRITE
 
-from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
+from engine import workers
+from engine.errors import FerryError, IntegrityError, TransferFailed
 from engine.results import Receipt, reaches
 from engine.stores.sftp_errors import FAILURES, FLUSH_SECONDS, NO_SUCH_FILE, UNSUPPORTED, StatusError, translating
 from engine.stores.sftp_flush import EarlyFlush
 from engine.stores.sftp_lane import Lane
+from engine.stores.sftp_move import make_folders
 from engine.stores.sftp_publish import Publication
 from engine.stores.sftp_read import ReadAhead
 from engine.stores.sftp_session import CHECK_FILE, SYNC
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 WIDE_BYTES = 64 << 20
 LANES = 4
 LONG_WAY_SECONDS = 0.005
+OPEN_ATTEMPTS = 5
+LOOK_AGAIN_SECONDS = (0.05, 0.15, 0.3, 0.5, 1.0)
 _HASHED_APART = 128 << 10  # smaller pieces are hashed sooner than handed to another thread
 
 
@@ -100,18 +103,29 @@ class SftpWriter:
     def __enter__(self) -> Self:
         try:
             with self._borrowed() as session, translating(self._what):
-                self._make_folders(session)
-                self._begun = True
-                began = time.monotonic()
-                handle = session.open_file(self._temporary, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL)
-                self._round_trip = time.monotonic() - began
-                self._lanes.append(Lane(session, handle))
+                self._lanes.append(Lane(session, self._open(session)))
                 if SYNC in session.extensions:
                     self._flush = EarlyFlush(self._pool, self._temporary)
         except BaseException:
             self._discard()
             raise
         return self
+
+    def _open(self, session: Session) -> bytes:
+        """Make the temporary file and the folders that are missing: again if another writer, who failed, has just taken away the folders that it had made."""
+        for attempt in range(1, OPEN_ATTEMPTS + 1):
+            try:
+                make_folders(session, self._place, self._made)
+                self._begun = True
+                began = time.monotonic()
+                handle = session.open_file(self._temporary, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL)
+            except StatusError as refused:
+                if refused.code != NO_SUCH_FILE or attempt == OPEN_ATTEMPTS:
+                    raise
+            else:
+                self._round_trip = time.monotonic() - began
+                return handle
+        raise AssertionError  # the loop returns or raises
 
     def write(self, data: bytes | memoryview | Any) -> int:
         """Append; blocks while too many requests are in flight, and raises as soon as one is known to have failed."""
@@ -157,7 +171,7 @@ class SftpWriter:
                 raise IntegrityError(f"{self._place.url}: {self.size:,} bytes written, {self._declared:,} announced; not published")
             with translating(self._what):
                 self._complete(session)
-                found = session.attributes(self._temporary)
+                found = self._look(session)
             self._check_size(found)
             with translating(f"verify {self._place.url}"):
                 self._reach(session)
@@ -262,6 +276,15 @@ class SftpWriter:
         if flush is not None:
             flush.end()
 
+    def _look(self, session: Session) -> paramiko.SFTPAttributes | None:
+        """What stands under the temporary name; behind rclone's cache a file may appear a moment after its CLOSE was answered."""
+        for pause in LOOK_AGAIN_SECONDS:
+            if (found := session.attributes(self._temporary)) is not None:
+                return found
+            workers.still_wanted()
+            time.sleep(pause)
+        return session.attributes(self._temporary)
+
     def _check_size(self, found: paramiko.SFTPAttributes | None) -> None:
         if found is None:
             raise TransferFailed(
@@ -276,14 +299,15 @@ class SftpWriter:
             self._reported |= {"size": str(found.st_size), "verified_by": "stat"}
 
     def _reach(self, session: Session) -> None:
-        """Go as far as `verify` demands: the server's own checksum, else reading back."""
-        if reaches(self._level, self._verify):
+        """The server's own checksum, where it offers one and nobody is content with less; else as far as `verify` demands, by reading back."""
+        if self._verify in {None, "checksum"} and CHECK_FILE in session.extensions and self._has_checksum(session):
             return
-        if self._verify != "read-back" and CHECK_FILE in session.extensions and self._has_checksum(session):
+        if reaches(self._level, self._verify):
             return
         handle = session.open_file(self._temporary, SFTP_FLAG_READ)
         back, digest = ReadAhead(session, handle, 0, self.size + 1), hashlib.sha256()  # one more than there should be
         while data := back.read(session.read_chunk):
+            workers.still_wanted()
             digest.update(data)
         back.drain()
         session.close_file(handle)
@@ -293,38 +317,20 @@ class SftpWriter:
         self._reported["verified_by"] = "reading back"
 
     def _has_checksum(self, session: Session) -> bool:
-        """Whether the server hashes the file as we do; an offer that it does not keep is none."""
-        handle = session.open_file(self._temporary, SFTP_FLAG_READ)
+        """Whether the server hashes the file as we do; an offer that it does not keep is none, nor is one for a file that we may not read."""
         try:
-            answer = session.digest_of(handle)
+            handle = session.open_file(self._temporary, SFTP_FLAG_READ)
+            try:
+                answer = session.digest_of(handle)
+            finally:
+                session.close_file(handle)
         except StatusError:
             return False
-        finally:
-            session.close_file(handle)
         if not answer.endswith(self._digest.digest()):
             raise IntegrityError(f"{self._place.url}: the server holds other bytes than were written (check-file, SHA-256); not published", transient=True)
         self._level = "checksum"
         self._reported["verified_by"] = "check-file (SHA-256)"
         return True
-
-    def _make_folders(self, session: Session) -> None:
-        """Those that are missing; somebody may be faster, and what a server answers then differs."""
-        missing: list[str] = []
-        folder = posixpath.dirname(self._place.path)
-        while folder.strip("/") and (found := session.attributes(folder)) is None:
-            missing.append(folder)
-            folder = posixpath.dirname(folder)
-        if folder.strip("/") and found is not None and not _is_folder(found):
-            raise ConfigurationError(f"cannot write {self._place.url}: a part of the path is a file, not a folder; choose another name")
-        for folder in reversed(missing):
-            try:
-                session.make_folder(folder)
-            except StatusError:
-                found = session.attributes(folder)
-                if found is None or not _is_folder(found):
-                    raise
-            else:
-                self._made.append(folder)
 
     def _discard(self) -> None:
         """Leave nothing: no temporary file, no folder that was made for it."""
@@ -352,7 +358,3 @@ class SftpWriter:
         for folder in reversed(self._made):
             with contextlib.suppress(StatusError):  # others have put something there
                 session.remove_folder(folder)
-
-
-def _is_folder(found: paramiko.SFTPAttributes) -> bool:
-    return found.st_mode is None or stat.S_ISDIR(found.st_mode)

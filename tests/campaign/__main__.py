@@ -1,4 +1,4 @@
-"""`make campaign`: kill runs of connectors at named points and at random times, and see that nothing is lost, halved, doubled or left behind."""
+"""`make campaign`: kill runs of connectors, or loads, at named points and at random times, and see that nothing is lost, halved, doubled or left behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import os
 import random
-import shutil
 import sys
 import tempfile
 import threading
@@ -17,107 +16,60 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
-
-from engine import embedded
-from tests.campaign import points
-from tests.campaign.trial import OUTCOMES, Trial, contents
-from tests.conftest import open_to_nobody
+from tests.campaign.kinds import Loads, Transfers
+from tests.campaign.servers import Servers
+from tests.campaign.trial import OUTCOMES
 from tests.control.platform import Control
-from tests.places import FolderPlace, Place, RestPlace, S3Place, SftpPlace
-from tests.stores import sftp_servers
-from tests.stores.rest_server import Endpoint, endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.campaign.kinds import Route
     from tests.campaign.points import Point
 
-ROUTES = (
-    *(("folder", "folder"), ("folder", "s3"), ("s3", "folder"), ("s3", "s3"), ("s3", "sftp"), ("sftp", "folder"), ("s3", "post"), ("s3", "put")),
-    *(("folder", "sftp"), ("sftp", "s3")),
-)
+    Kind = Loads | Transfers
+
 SHARE_AT_RANDOM = 0.35
 AT_RANDOM = "at a random time"
 
 
-class Servers:
-    """What the ends lie on; the places of one trial are its own."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        for name in ("postgres", "s3", "sftp", "ends"):
-            (folder / name).mkdir()
-        open_to_nobody(folder / "postgres")
-        self.folder = folder / "ends"
-        self.postgres = stack.enter_context(embedded.postgres(folder / "postgres", settings={"max_connections": "200"}))
-        self._s3 = stack.enter_context(embedded.s3(folder / "s3"))
-        self._s3.create_bucket("campaign")
-        serve = sftp_servers.openssh if Path("/usr/sbin/sshd").exists() or shutil.which("sshd") else sftp_servers.rclone
-        self._sftp = stack.enter_context(serve(folder / "sftp"))
-        self._endpoint: Endpoint = stack.enter_context(endpoint())
-        keys = {"aws_access_key_id": self._s3.access_key, "aws_secret_access_key": self._s3.secret_key}
-        self._client = boto3.client("s3", endpoint_url=self._s3.endpoint_url, region_name="us-east-1", **keys)  # type: ignore[call-overload]
-        stack.callback(self._client.close)
-
-    def place(self, kind: str, name: str) -> Place:
-        if kind == "s3":
-            return S3Place(self._client, self._s3.options(), "campaign", name)
-        if kind == "sftp":
-            return SftpPlace(self._sftp, name)
-        if kind in {"post", "put"}:
-            return RestPlace(self._endpoint, name, {"method": kind.upper(), "use_multipart": False})
-        (self.folder / name).mkdir()
-        return FolderPlace(self.folder / name)
-
-    def forget(self, trial: Trial) -> None:
-        """Give back the room that a trial took."""
-        for place in (trial.came, trial.goes):
-            if isinstance(place, RestPlace):
-                place.forget()
-            elif isinstance(place, S3Place):
-                for name in place.names():
-                    self._client.delete_object(Bucket=place.bucket, Key=f"{place.prefix}/{name}")
-            else:
-                shutil.rmtree(place.folder if isinstance(place, FolderPlace) else self._sftp.root / place.folder, ignore_errors=True)
-
-
-def schedule(rng: random.Random) -> Iterator[tuple[tuple[str, str], Point | None]]:
+def schedule(kind: Kind, rng: random.Random) -> Iterator[tuple[Route, Point | None]]:
     """Named points and random times, without end: each point of each route in turn, in an order of its own each time."""
     while True:
-        named: list[tuple[tuple[str, str], Point | None]] = [(route, point) for route in ROUTES for point in points.of_route(*route)]
+        named: list[tuple[Route, Point | None]] = [(route, point) for route in kind.routes for point in kind.points(route)]
         rng.shuffle(named)
         for one in named:
             if rng.random() < SHARE_AT_RANDOM / (1 - SHARE_AT_RANDOM):
-                yield rng.choice(ROUTES), None
+                yield rng.choice(kind.routes), None
             yield one
 
 
 class Campaign:
     """Trials, several at once, until there were enough kills."""
 
-    def __init__(self, servers: Servers, control: Control, arguments: argparse.Namespace) -> None:
-        self.trials: list[Trial] = []
-        self._servers = servers
-        self._control = control
+    def __init__(self, kind: Kind, arguments: argparse.Namespace) -> None:
+        self.trials: list[Any] = []
+        self._kind = kind
         self._arguments = arguments
-        self._plan = enumerate(schedule(random.Random(arguments.seed)))
+        self._plan = enumerate(schedule(kind, random.Random(arguments.seed)))
         self._lock = threading.Lock()
         self._kills = 0
-        self._usual: dict[tuple[str, str], float] = {}
+        self._usual: dict[Route, float] = {}
 
     def run(self) -> None:
+        routes = self._kind.routes
         with ThreadPoolExecutor(self._arguments.jobs) as pool:
-            self._usual = dict(zip(ROUTES, pool.map(self._measured, ROUTES), strict=True))
-            say("usual durations: " + ", ".join(f"{source} → {destination} {seconds:.2f} s" for (source, destination), seconds in self._usual.items()))
+            self._usual = dict(zip(routes, pool.map(self._measured, routes), strict=True))
+            say("usual durations: " + ", ".join(f"{' → '.join(route)} {seconds:.2f} s" for route, seconds in self._usual.items()))
             for done in [pool.submit(self._work) for _ in range(self._arguments.jobs)]:
                 done.result()
 
-    def _measured(self, route: tuple[str, str]) -> float:
+    def _measured(self, route: Route) -> float:
         """Seconds that a run of this route takes."""
-        trial = self._trial(-1 - ROUTES.index(route), route, points.AS_LARGE)
+        trial = self._trial(-1 - self._kind.routes.index(route), route, None)
         seconds = trial.measure()
-        self._servers.forget(trial)
-        return seconds
+        self._kind.forget(trial)
+        return float(seconds)
 
     def _work(self) -> None:
         while True:
@@ -131,7 +83,7 @@ class Campaign:
                 continue
             trial = self._trial(number, route, point)
             trial.run()
-            self._servers.forget(trial)
+            self._kind.forget(trial)
             with self._lock:
                 self.trials.append(trial)
                 self._kills += "killed" in trial.seen
@@ -140,13 +92,10 @@ class Campaign:
                 for wrong in trial.wrong:
                     say(f"      VIOLATION (--seed {self._arguments.seed} --only {number}): {wrong}")
 
-    def _trial(self, number: int, route: tuple[str, str], point: Point | None) -> Trial:
+    def _trial(self, number: int, route: Route, point: Point | None) -> Any:
         rng = random.Random(f"{self._arguments.seed} {number}")
-        is_move = (point is not None and point.moves) or rng.random() < 0.6
-        files = contents(rng, point.sizes if point else (), self._arguments.folder)
         delay = rng.uniform(0, 1) * self._usual.get(route, 0)
-        came, goes = self._servers.place(route[0], f"t{number}-in"), self._servers.place(route[1], f"t{number:+}-out")
-        return Trial(number, f"{route[0]} → {route[1]}", point, delay, is_move, files, came, goes, self._control)
+        return self._kind.trial(number, route, point, delay, rng)
 
 
 def say(text: str) -> None:
@@ -154,7 +103,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def table(rows: dict[str, list[Trial]], head: str) -> None:
+def table(rows: dict[str, list[Any]], head: str) -> None:
     """Counts of what happened, a line for each."""
     width = max(len(name) for name in (*rows, head))
     say(f"\n{head:{width}}  trials  " + "  ".join(f"{outcome:>11}" for outcome in OUTCOMES) + "  violations")
@@ -164,8 +113,8 @@ def table(rows: dict[str, list[Trial]], head: str) -> None:
         say(f"{name:{width}}  {len(trials):6}  " + "  ".join(f"{seen[outcome]:11}" for outcome in OUTCOMES) + f"  {wrong:10}")
 
 
-def grouped(trials: list[Trial], key: Any) -> dict[str, list[Trial]]:
-    found: dict[str, list[Trial]] = {}
+def grouped(trials: list[Any], key: Any) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
     for trial in trials:
         found.setdefault(key(trial), []).append(trial)
     return found
@@ -173,6 +122,7 @@ def grouped(trials: list[Trial], key: Any) -> dict[str, list[Trial]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make campaign", description=__doc__)
+    parser.add_argument("--what", choices=("transfers", "loads"), default="transfers", help="runs of connectors that move files (default), or ferry load")
     parser.add_argument("--kills", type=int, default=200, help="how many (default: 200)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="repeats a campaign")
     parser.add_argument("--jobs", type=int, default=4, help="trials at once (default: 4)")
@@ -185,11 +135,11 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o711)
         servers = Servers(folder, stack)
-        arguments.folder = folder / "files"
-        arguments.folder.mkdir()
+        (folder / "files").mkdir()
         os.environ["DATABASE_URL"] = servers.postgres.url
         control = stack.enter_context(contextlib.closing(Control(servers.postgres.url, folder)))
-        campaign = Campaign(servers, control, arguments)
+        kind = Loads(servers) if arguments.what == "loads" else Transfers(servers, control, folder / "files")
+        campaign = Campaign(kind, arguments)
         campaign.run()
     table(grouped(campaign.trials, lambda trial: trial.route), "route")
     table(grouped(campaign.trials, lambda trial: trial.point.name if trial.point else AT_RANDOM), "point")

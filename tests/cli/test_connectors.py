@@ -12,6 +12,7 @@ from engine import embedded, registry
 from engine.control import tables
 from engine.control.database import ControlDatabase
 from tests.cli.test_bad_input import SECRET, ferry, refused
+from tests.effort import slow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -262,7 +263,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("arguments", [COMMANDS[0], *(slow(one) for one in COMMANDS[1:])], ids=" ".join)
 @pytest.mark.parametrize(
     ("url", "words"),
     [

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from engine.formats.csv import CsvFormat
 from engine.formats.parquet import COMPRESSIONS, ParquetFormat
 from engine.stores.memory import MemoryStore, MemoryWriter
+from tests.effort import examples
 from tests.postgres.cases import TEXTS
 
 FORMATS = {
@@ -158,7 +159,7 @@ def test_suffix_and_form_fit(layout: Any) -> None:
     assert layout.form == ("typed" if layout.suffix == ".parquet" else "text")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     rows=st.lists(
         st.tuples(

@@ -18,7 +18,7 @@ import pytest
 
 from engine.errors import ConfigurationError, FerryError, FileChanged
 from engine.options import MIB
-from engine.protocols import CopiesWithin
+from engine.protocols import CopiesWithin, MovesWithin
 from engine.results import LEVELS, reaches
 from engine.stores.local import LocalStore
 from engine.stores.memory import MemoryStore
@@ -173,6 +173,7 @@ def _make(folder: Path, names: list[str]) -> None:
         (folder / name.rpartition("/")[2]).write_bytes(b"x")
 
 
+@pytest.mark.slow
 def test_more_than_ten_thousand_files_are_listed_once_each_and_in_order(store: Any, filled: list[str]) -> None:
     assert [file.path for file in store.list("**/*")] == filled
     assert next(iter(store.list("many/*"))).path == filled[0]
@@ -340,3 +341,40 @@ def test_a_copy_that_is_not_wanted_any_more_leaves_nothing(store: Any, leftovers
             writer.copy_from(store, store.stat("file"), unwanted)
         raise Broken
     assert leftovers() == before
+
+
+# Moves within a store
+
+
+@pytest.fixture
+def mover(store: Any) -> Any:
+    """The store, if it moves its files by itself."""
+    if not isinstance(store, MovesWithin):
+        pytest.skip("its files are copied")
+    return store
+
+
+def test_a_file_that_moves_within_its_store_is_there_once_and_the_same(mover: Any, leftovers: Callable[[], list[str]]) -> None:
+    put(mover, "in/file", b"one")
+    assert mover.move_from(mover, mover.stat("in/file"), "done/2024/file")
+    assert get(mover, "done/2024/file") == b"one"
+    assert [name for name in leftovers() if name.endswith("file")] == [name for name in leftovers() if name.endswith("done/2024/file")]
+
+
+def test_a_move_replaces_nothing_and_takes_no_other_version(mover: Any) -> None:
+    put(mover, "file", b"one")
+    listed = mover.stat("file")
+    put(mover, "done/file", b"there")
+    with pytest.raises(ConfigurationError, match="exists already"):
+        mover.move_from(mover, listed, "done/file")
+    put(mover, "file", b"three")
+    with pytest.raises(FileChanged):
+        mover.move_from(mover, listed, "other/file")
+    assert (get(mover, "file"), get(mover, "done/file"), mover.stat("other/file")) == (b"three", b"there", None)
+
+
+def test_a_move_from_another_store_is_left_to_the_caller(mover: Any) -> None:
+    source: Any = MemoryStore()
+    put(source, "file", b"one")
+    assert not mover.move_from(source, source.stat("file"), "file")
+    assert mover.stat("file") is None

@@ -19,6 +19,7 @@ from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
 from engine.stores.s3 import S3Options, S3Store
 from engine.stores.sftp import SftpOptions, SftpStore
+from tests.effort import slow
 from tests.stores.sftp_servers import names_below
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def get(store: Any, path: str, start: int = 0, length: int | None = None) -> byt
         return b"".join(iter(lambda: body.read(1 << 20), b""))
 
 
-@pytest.mark.parametrize("size", [0, 1, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 25 * MIB - 1, 25 * MIB, 25 * MIB + 1, 31 * MIB])
+@pytest.mark.parametrize("size", [0, 1, slow(5 * MIB - 1), 5 * MIB, slow(5 * MIB + 1), slow(25 * MIB - 1), slow(25 * MIB), 25 * MIB + 1, slow(31 * MIB)])
 def test_what_is_written_is_what_is_read(store: Any, size: int, leftovers: Callable[[], list[str]]) -> None:
     data = os.urandom(size)
     with store.open_write("a/b/file.bin") as writer:
@@ -121,8 +122,8 @@ def test_several_files_wait_for_each_other(store: Any) -> None:
     assert all(get(store, name) == data for name in ("1", "4"))
 
 
-@pytest.mark.parametrize("size", [0, 10, 30 * MIB])
-@pytest.mark.parametrize("error", [Failure(), KeyboardInterrupt(), IntegrityError("short source")], ids=["exception", "interrupt", "ferry"])
+@pytest.mark.parametrize("size", [slow(0), 10, 30 * MIB])
+@pytest.mark.parametrize("error", [Failure(), slow(KeyboardInterrupt()), slow(IntegrityError("short source"))], ids=["exception", "interrupt", "ferry"])
 @pytest.mark.parametrize("finished", [False, True])
 def test_an_exception_leaves_nothing(store: Any, leftovers: Callable[[], list[str]], size: int, error: BaseException, finished: bool) -> None:
     before = leftovers()
@@ -284,8 +285,9 @@ def test_sweep_removes_what_a_killed_run_left_and_nothing_else(store: Any, lefto
     killed.__enter__().write(bytes(26 * MIB))
     alive.__enter__().write(bytes(26 * MIB))
     in_memory = isinstance(store, MemoryStore)
-    assert len(told) == (0 if in_memory else 1)
-    leftover = told[0] if told else "anything"
+    leftover = told.pop() if told else "anything"
+    assert told in ([], [""])  # before an upload begins, its id is not known
+    assert leftover
     assert store.sweep(f"a/{name}", leftover) is not in_memory
     assert store.sweep(f"a/{name}", leftover) is False
     assert store.sweep("no/such/folder/file", leftover) is False

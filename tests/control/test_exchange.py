@@ -221,6 +221,7 @@ BAD_FILES = [
     ("sources: [{id: 1, name: n, type: s3, config: {headers: {a: '***'}}}]", "sources[0].config.headers.a is ***"),
     ("sources: [{id: 1, name: n, type: s3, config: {list: ['***']}}]", "sources[0].config.list"),
     ("sources: [{id: 1, name: n, type: s3, config: {url: 'https://u:***@h/'}}]", "sources[0].config.url"),
+    ("sources: [{id: 1, name: n, type: s3, config: {url: 'https://h/?token=***'}}]", "sources[0].config.url"),
     ("connections: []", "unknown key 'connections'; did you mean 'connectors'?"),
     ("sources: [{id: 1, name: n, type: s3, confg: {}}]", "unknown key 'sources[0].confg'; did you mean 'config'?"),
     ("connectors: [{id: 1, name: n, soruce: 1}]", "unknown key 'connectors[0].soruce'"),

@@ -41,6 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- the race -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_each_pair_of_processes_exactly_one_works(control: Control) -> None:
     """Two processes that are up already begin at once, twenty times over."""
     connector = control.connector(GATED.format(rows=10))

@@ -34,6 +34,7 @@ def without_times(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "schedules": schedules, "parameter_openapi_schema": parameters}
 
 
+@pytest.mark.slow
 def test_deploying_again_changes_nothing_and_keeps_schedules(prefect: Prefect) -> None:
     made = ferry(prefect, "schedule", "4242", "0 3 * * *", "--timezone", "Europe/Prague")
     assert (made.returncode, made.stdout) == (0, "connector 4242 runs at 0 3 * * * (Europe/Prague)\n")
@@ -53,6 +54,7 @@ def test_deploying_again_changes_nothing_and_keeps_schedules(prefect: Prefect) -
     assert "had no schedule" in ferry(prefect, "unschedule", "4242").stdout
 
 
+@pytest.mark.slow
 def test_the_yaml_file_makes_the_same(prefect: Prefect, tmp_path: Path) -> None:
     """On a server of its own, and again over what `ferry deploy` made."""
     shutil.copytree(ROOT / "flows", tmp_path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
@@ -62,6 +64,7 @@ def test_the_yaml_file_makes_the_same(prefect: Prefect, tmp_path: Path) -> None:
     assert [without_times(deployment(prefect, flow)) for flow in ("run_connector_pipeline", "reap")] == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
 def test_a_cron_schedule_fires(prefect: Prefect, control: Control) -> None:
     connector = control.connector("scheduled", "SELECT 1 AS a")
@@ -116,6 +119,7 @@ def guarded(tmp_path: Path) -> Iterator[Prefect]:
         yield server
 
 
+@pytest.mark.slow
 def test_an_auth_string_is_asked_for_and_serves_deploy_and_worker(guarded: Prefect, control: Control, tmp_path: Path) -> None:
     refused(ferry(guarded, "deploy"), 1, "401", "PREFECT_API_AUTH_STRING")
     refused(ferry(guarded, "deploy", PREFECT_API_AUTH_STRING="ferry:wrong"), 1, "401")

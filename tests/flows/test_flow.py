@@ -91,6 +91,7 @@ def test_an_unknown_connector_fails_and_says_so(prefect: Prefect, control: Contr
     assert control.records(987654)[0][1] == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
 def test_one_idempotency_key_makes_one_run(prefect: Prefect, control: Control) -> None:
     connector = control.connector("once", ROWS)
@@ -105,6 +106,7 @@ def test_parameters_of_another_shape_are_refused_by_the_server(prefect: Prefect)
     assert answer.status_code in {409, 422}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
 def test_a_second_run_ends_as_skipped_and_names_the_first(prefect: Prefect, control: Control) -> None:
     connector = control.connector("pair", SLOW.format(name="pair"), destination="s3")

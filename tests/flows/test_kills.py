@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from tests.flows.conftest import LEASE_SECONDS, SLOW, Control, Prefect, ferry, prefect_server, prefect_worker, until
@@ -56,6 +58,7 @@ def test_a_flow_process_that_is_killed_is_closed_by_the_reap_deployment(prefect:
     assert control.records(connector)[0][1] == "success"
 
 
+@pytest.mark.slow
 def test_a_dead_machine_is_closed_once_a_worker_is_up_again(control: Control, s3_client: Any, tmp_path: Path) -> None:
     """Worker and flow process die at once, as when the power goes: nobody is left to tell Prefect."""
     connector = control.connector("machine", SLOW.format(name="machine"), destination="s3")
@@ -73,6 +76,7 @@ def test_a_dead_machine_is_closed_once_a_worker_is_up_again(control: Control, s3
             until(lambda: not uploads(s3_client, "machine"))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_server_that_is_gone_do_not_keep_a_run_from_ending(control: Control, tmp_path: Path) -> None:
     """The flow process lives on without them, delivers, and ends its record."""
     query = "SELECT i, CASE WHEN i % 100 = 0 THEN pg_sleep(0.02) END AS s FROM generate_series(1, 40000) i /* orphan */"
@@ -89,10 +93,15 @@ def test_a_killed_worker_and_a_server_that_is_gone_do_not_keep_a_run_from_ending
     assert (control.folder / "orphan.csv").read_bytes().count(b"\n") == 40001
 
 
+@pytest.mark.slow
 def test_two_workers_with_a_limit_of_one_run_two_connectors_at_once_and_the_third_waits(control: Control, tmp_path: Path) -> None:
     names = ("first", "second", "third")
-    query = "SELECT i, CASE WHEN i % 100 = 0 THEN pg_sleep(0.02) END AS s FROM generate_series(1, 50000) i /* {name} */"
+    query = "SELECT i, (SELECT count(pg_advisory_xact_lock_shared(4711))) AS l FROM generate_series(1, 50000) i /* {name} */"
     connectors = [control.connector(name, query.format(name=name)) for name in names]
+
+    def reading() -> int:
+        return sum(bool(control.streaming(name)) for name in names)
+
     with prefect_server(tmp_path) as server:
         assert ferry(server, "deploy").returncode == 0
         # The reap deployment would take one of the two places now and then.
@@ -100,20 +109,25 @@ def test_two_workers_with_a_limit_of_one_run_two_connectors_at_once_and_the_thir
         for schedule in server.get(f"/deployments/{reap}")["schedules"]:
             server.delete(f"/deployments/{reap}/schedules/{schedule['id']}")
         with (
+            psycopg.connect(control.url, autocommit=True) as holder,  # the queries wait for its lock, so that how fast the workers are does not matter
             prefect_worker(server, control, tmp_path / "one.log", "--limit", "1", "--name", "one"),
             prefect_worker(server, control, tmp_path / "two.log", "--limit", "1", "--name", "two"),
         ):
+            holder.execute("SELECT pg_advisory_lock(4711)")
             runs = [server.trigger(connector) for connector in connectors]
-            until(lambda: sum(bool(control.streaming(name)) for name in names) == 2, 90)
-            seen = 0
-            while not all(server.state(run)["state_type"] == "COMPLETED" for run in runs):
-                seen = max(seen, sum(bool(control.streaming(name)) for name in names))
-                assert seen <= 2
+            until(lambda: reading() == 2, 180)
+            third = next(run for run, name in zip(runs, names, strict=True) if not control.streaming(name))
+            time.sleep(5)  # a worker asks each second
+            assert reading() == 2
+            assert server.state(third)["state_type"] == "SCHEDULED"
+            holder.execute("SELECT pg_advisory_unlock(4711)")
+            assert {server.wait(run)["state_type"] for run in runs} == {"COMPLETED"}
     logs = [(tmp_path / name).read_text() for name in ("one.log", "two.log")]
     assert all("submitting flow run" in log for log in logs)
     assert [control.records(connector)[0][1] for connector in connectors] == ["success"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("worker")
 def test_cancelling_by_the_command_line_of_prefect_cleans_up(prefect: Prefect, control: Control, s3_client: Any) -> None:
     connector = control.connector("cancelled", SLOW.format(name="cancelled"), destination="s3")

@@ -49,6 +49,7 @@ def serving(control: Control, folder: Path) -> Iterator[tuple[subprocess.Popen[b
         process.wait()
 
 
+@pytest.mark.slow
 def test_one_command_serves_and_one_signal_ends_it_all(control: Control, tmp_path: Path) -> None:
     connector = control.connector("served", "SELECT 1 AS a")
     slow = control.connector("served_slow", SLOW.format(name="served_slow"))

@@ -21,6 +21,7 @@ from engine.formats.csv import DELIMITERS, CsvFormat
 from engine.formats.csv_grammar import Grammar
 from engine.formats.csv_reader import CsvInput, CsvReader
 from engine.stores.memory import MemoryWriter
+from tests.effort import examples
 from tests.formats import reference
 from tests.formats.reading import Pieces, Whole, read
 from tests.postgres.cases import TEXTS
@@ -59,7 +60,7 @@ def assert_places(whole: Whole, data: bytes, header: bytes, line_end: bytes) -> 
 
 
 @given(rows=tables(TEXT), block=BLOCKS, delimiter=st.sampled_from(DELIMITERS), null=st.sampled_from(["", "NULL", "\\N"]))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_what_the_export_writes_is_read_back(rows: list[tuple[str | None, ...]], block: int, delimiter: str, null: str) -> None:
     data = exported(rows, delimiter=delimiter, null=null)
     whole = read(data, block=block, delimiter=delimiter, null=null)
@@ -87,7 +88,7 @@ def test_exports_without_rows_and_header_have_none() -> None:
 
 
 @given(rows=tables(st.text(st.characters(exclude_characters="\0", codec="utf-8"))), block=BLOCKS, line_end=st.sampled_from(["\n", "\r\n"]), every=st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_what_pythons_csv_module_writes_is_read_back(rows: list[tuple[str, ...]], block: int, line_end: str, every: bool) -> None:
     out = io.StringIO(newline="")
     names = tuple(f"c{i}" for i in range(len(rows[0])))
@@ -111,7 +112,7 @@ def outcome(data: bytes, block: int, columns: int) -> Whole | int:
 
 
 @given(text=st.text(st.sampled_from('a0x, "\r\n\0'), max_size=24), block=BLOCKS, columns=st.integers(1, 3))
-@settings(deadline=None, max_examples=2000)
+@settings(deadline=None, max_examples=examples(2000))
 def test_any_text_is_read_as_one_character_after_another_would_be(text: str, block: int, columns: int) -> None:
     found = outcome(text.encode(), block, columns)
     wanted = reference.read(text, columns)
@@ -126,7 +127,7 @@ def test_any_text_is_read_as_one_character_after_another_would_be(text: str, blo
 
 
 @given(text=st.text(st.sampled_from('a01.xeE+-, \t"\r\n\0'), max_size=12), several=st.booleans())
-@settings(max_examples=3000)
+@settings(max_examples=examples(3000))
 def test_text_that_the_grammar_holds_needs_no_look_at_records(text: str, several: bool) -> None:
     grammar = Grammar(",")
     if not grammar.holds(pa.py_buffer(text.encode()), several=several):
@@ -177,7 +178,7 @@ ODDITIES = [
 
 
 @given(st.lists(st.sampled_from(ODDITIES), max_size=20), BLOCKS, st.booleans())
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=examples(1000))
 def test_the_block_size_changes_nothing(pieces: list[bytes], block: int, header: bool) -> None:
     data = (b"a,b\n" if header else b"") + b"".join(pieces)
     dialect: dict[str, Any] = {} if header else {"header": False, "columns": ("a", "b")}

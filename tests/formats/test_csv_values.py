@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.formats.csv_reader import CsvBlock, CsvInput, CsvReader
+from tests.effort import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +100,7 @@ def test_forms_worth_trying(server: psycopg.Connection, kind: str) -> None:
 @pytest.mark.parametrize("kind", TYPES)
 def test_any_form(server: psycopg.Connection, kind: str) -> None:
     @given(st.one_of(st.text(st.sampled_from(TYPES[kind][1]), max_size=12), st.sampled_from(TYPES[kind][2]).flatmap(mutated)))
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck))
     def holds(value: str) -> None:
         agree(server, kind, value)
 

@@ -64,3 +64,17 @@ def types(url: str, table: str = "people") -> list[tuple[str, str]]:
         "SELECT attname::text, format_type(atttypid, atttypmod) || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END FROM pg_attribute "
         f"WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
     )
+
+
+def state(url: str) -> dict[str, tuple[Any, ...]]:
+    """Every relation of the database with its columns and its rows as text, the bookkeeping among them."""
+    relations = fetch(
+        url,
+        "SELECT c.oid::regclass::text, (SELECT array_agg(attname || ' ' || format_type(atttypid, atttypmod) ORDER BY attnum) FROM pg_attribute "
+        "WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped), c.relkind::text FROM pg_class c "
+        "WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_' OR nspname = 'information_schema')",
+    )
+    found: dict[str, tuple[Any, ...]] = {
+        name: (columns, kind, fetch(url, f"SELECT t::text FROM {name} t ORDER BY 1") if kind == "r" else None) for name, columns, kind in relations
+    }
+    return {**found, "schemas": tuple(fetch(url, "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_temp|^pg_toast' ORDER BY 1"))}

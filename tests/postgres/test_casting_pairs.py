@@ -18,6 +18,7 @@ from engine.errors import SchemaMismatch
 from engine.postgres.casting import caster
 from engine.postgres.casting_typed import plain_form
 from engine.postgres.columns import Column
+from tests.effort import examples
 from tests.postgres.loading import column_of, difference, load, query, table
 
 UUID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
@@ -183,6 +184,7 @@ HOMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sql_type", TYPES)
 def test_a_pair_is_exact_or_refused(database: str, sql_type: str) -> None:
     table(database, "loaded", sql_type)
@@ -265,7 +267,7 @@ def test_types_without_a_way_are_refused_with_a_remedy(sql_type: str, kind: pa.D
         caster(Column("v", sql_type), kind)
 
 
-LINKED = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LINKED = settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def many(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -403,3 +405,14 @@ HOMES_AS_WRITTEN = {
     "int8[]": "bigint[]",
 }
 """The types' names as `format_type()` writes them."""
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.uint64()], ids=str)
+@pytest.mark.parametrize(
+    ("type_", "fits", "too_large"), [("numeric(4,2)", 99, 100), ("numeric(3)", 120, None), ("numeric(38,30)", 127, None), ("numeric(60,50)", 127, None)]
+)
+def test_integers_go_into_narrow_numerics_by_value_not_by_type(kind: pa.DataType, type_: str, fits: int, too_large: int | None) -> None:
+    cast = caster(Column("v", type_), kind).cast(pa.array([0, fits, too_large], kind))
+    assert [None if value is None else int(value) for value in cast.values.to_pylist()] == [0, fits, None]
+    rules = [None, None, None] if cast.rules is None else cast.rules.to_pylist()
+    assert [rule is None for rule in rules] == [True, True, too_large is None]

@@ -10,11 +10,8 @@ from pyarrow import csv
 
 from engine.postgres.casting import NULL_IN_NOT_NULL, caster
 from engine.postgres.columns import Column
-from tests.postgres.forms import FORMS, ONLY_THE_SERVER_SEES
+from tests.postgres.forms import FORMS, ISO_8601_ALONE, ONLY_THE_SERVER_SEES
 from tests.postgres.loading import column_of, difference, ingest, load, query, table
-
-ISO_8601_ALONE = {"2024-01-31 10", "2024-01-31 10:00:00+16"}
-"""Taken, although PostgreSQL asks for minutes, and for offsets below 16 hours: they mean one moment only."""
 
 
 @pytest.mark.parametrize("sql_type", FORMS)

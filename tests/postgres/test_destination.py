@@ -138,7 +138,7 @@ def test_merge_by_a_compound_key_with_hostile_names(database: str) -> None:
 
 def test_merge_refuses_a_key_that_a_file_holds_twice(database: str) -> None:
     load(merging(database), (file(), people(1)))
-    with pytest.raises(LoadFailed, match=r"/data/b.csv .* holds 1 keys \(id\) more than once, in 2 rows"):
+    with pytest.raises(LoadFailed, match=r"/data/b.csv .* hold 1 keys \(id\) more than once, in 2 rows"):
         load(merging(database), (file("/data/b.csv"), people(5, 6, 5)))
     assert fetch(database, "SELECT id FROM people") == [(1,)]
     assert fetch(database, "SELECT count(*) FROM _ferry_loads") == [(1,)]
@@ -283,8 +283,8 @@ def test_columns_are_matched_exactly_then_by_snake_case_else_added(database: str
     with destination(database).open(wanted) as opened:
         assert [column.name for column in opened.columns] == ["First Name", "last_name", "id", "Born At"]
         assert opened.notes == [
-            "column 'Last Name' of the file is loaded into column 'last_name' of public.people",
-            "column 'ID' of the file is loaded into column 'id' of public.people",
+            "column 'Last Name' is loaded into column 'last_name' of public.people",
+            "column 'ID' is loaded into column 'id' of public.people",
             "column 'Born At' (date) added to public.people",
         ]
         assert types(database)[-1][0] == "last_name", "nothing is altered before a file begins"
@@ -314,7 +314,7 @@ def test_letters_are_not_lost_to_find_a_column() -> None:
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        ((Column("ID", "integer"), Column("id", "integer")), r"more than one column of the file goes to column 'id'"),
+        ((Column("ID", "integer"), Column("id", "integer")), r"more than one column goes to column 'id'"),
         ((Column("id", "integer"), Column("id", "integer")), r"more than one column 'id' \(positions 1, 2\)"),
         ((), "has no columns"),
     ],
@@ -327,7 +327,7 @@ def test_ambiguous_columns_are_refused(database: str, wanted: tuple[Column, ...]
 
 @pytest.mark.parametrize("name", ["", "a" * 64, "ž" * 32, "nul\0"])
 def test_names_that_postgres_cannot_keep_are_refused(database: str, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"name|NUL|bytes"), destination(database).open([Column(name, "text")]):
+    with pytest.raises(SchemaMismatch, match=r"name|NUL|bytes"), destination(database).open([Column(name, "text")]):
         pass
     with pytest.raises(ConfigurationError):
         destination(database, table=name)
@@ -337,7 +337,7 @@ def test_names_that_postgres_cannot_keep_are_refused(database: str, name: str) -
     ("wanted", "says"),
     [
         ((*IDS, Column("x", "text"), Column("y", "date")), r"it has no column 'x', 'y'"),
-        ((Column("id", "text"), Column("name", "text")), r"column 'id' is integer, and the file's is text"),
+        ((Column("id", "text"), Column("name", "text")), r"column 'id' is integer, and text is to be loaded into it"),
     ],
 )
 def test_freeze_refuses_new_columns_and_other_kinds_of_value_by_name(database: str, wanted: tuple[Column, ...], says: str) -> None:
@@ -377,7 +377,7 @@ def test_a_generated_column_of_the_file_is_left_to_the_database_and_an_identity_
 
 def test_what_the_table_demands_and_the_file_lacks_is_said_before_anything_is_read(database: str) -> None:
     execute(database, "CREATE DOMAIN must AS int NOT NULL", "CREATE TABLE people (id int, a int NOT NULL, b must, c int NOT NULL DEFAULT 1)")
-    with pytest.raises(SchemaMismatch, match=r"the file lacks 'a', 'b', which public.people demands"), destination(database).open(IDS):
+    with pytest.raises(SchemaMismatch, match=r"no column comes for 'a', 'b', which public.people demands"), destination(database).open(IDS):
         pass
 
 
@@ -585,7 +585,7 @@ def test_a_violated_constraint_is_named_without_the_value(database: str, constra
     assert f"'{names}'" in said
     assert "table public.people" in said
     assert "4711" not in said
-    assert fetch(database, "SELECT (SELECT count(*) FROM people), (SELECT count(*) FROM _ferry_loads)") == [(0, 0)]
+    assert fetch(database, "SELECT count(*), to_regclass('_ferry_loads') FROM people") == [(0, None)]
 
 
 def test_a_trigger_that_refuses_says_nothing_of_the_row(database: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from engine.postgres.json_text import has_json, json_text
 from engine.postgres.ways import Refused
+from tests.effort import examples
 from tests.postgres.loading import load, query
 
 
@@ -129,7 +130,7 @@ KIND = pa.struct(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS, st.integers(0, 5))
 def test_postgresql_gives_every_value_back(module_database: str, rows: list[dict[str, Any] | None], skipped: int) -> None:
     values = pa.array([None] * skipped + rows, KIND).slice(skipped)

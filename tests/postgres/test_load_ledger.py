@@ -20,7 +20,10 @@ import pytest
 
 from engine import workers
 from engine.errors import LoadFailed
-from tests.postgres.loads import IDS, destination, execute, fetch, file, load, people
+from engine.postgres.columns import Column
+from tests.control.platform import until
+from tests.effort import slow
+from tests.postgres.loads import IDS, destination, execute, fetch, file, load, people, reader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +130,46 @@ def test_first_loads_of_six_new_tables_do_not_wait_for_each_other(database: str)
     assert fetch(database, "SELECT count(*) FROM pg_index WHERE indrelid = 'fresh._ferry_loads'::regclass") == [(2,)], "the ledger is made once"
 
 
+def test_a_load_that_adds_a_column_waits_for_one_that_does_not_and_readers_only_for_its_end(database: str) -> None:
+    load(destination(database), (file("/data/first.csv"), people(0)))
+    wider = (*IDS, Column("more", "text"))
+    inside, go = threading.Event(), threading.Event()
+
+    def slowly() -> Any:
+        yield BATCH
+        inside.set()
+        assert go.wait(20)
+
+    def wide() -> list[int | None]:
+        return load(
+            destination(database), (file("/data/wide.csv"), reader(id=pa.array([7], pa.int32()), name=pa.array(["x"]), more=pa.array(["y"]))), wanted=wider
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        plain = pool.submit(load, destination(database), (file(), streamed(slowly())))
+        assert inside.wait(20)
+        added = pool.submit(wide)
+        until(lambda: fetch(database, "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'people'::regclass"))
+        go.set()
+        assert (plain.result(), added.result()) == ([1], [1])
+    assert fetch(database, "SELECT id, more FROM people ORDER BY id") == [(0, None), (1, None), (7, "y")]
+
+
+def test_a_table_is_read_while_rows_with_a_new_column_are_sent(database: str) -> None:
+    load(destination(database), (file("/data/first.csv"), people(0)))
+    seen: list[Any] = []
+
+    batch = BATCH.append_column("more", pa.array(["y"]))
+
+    def rows() -> Any:
+        yield batch
+        seen.append(fetch(database, "SELECT to_json(p)::text FROM people p"))
+
+    sent = pa.RecordBatchReader.from_batches(batch.schema, rows())
+    load(destination(database), (file(), sent), wanted=(*IDS, Column("more", "text")))
+    assert seen == [[('{"id":0,"name":"x"}',)]]
+
+
 LOADER = """
 import os, signal, sys
 import dlt
@@ -162,8 +205,8 @@ for step in sys.stdin:
 STEPS = ("begin", "made", "claimed", "sent", "counted", "noted", "committing", "committed")
 
 
-@pytest.mark.parametrize("disposition", ["append", "merge", "replace"])
-@pytest.mark.parametrize("standing", [False, True])
+@pytest.mark.parametrize("disposition", ["append", slow("merge"), slow("replace")])
+@pytest.mark.parametrize("standing", [slow(False), True])
 def test_sigkill_anywhere_leaves_all_of_a_file_or_nothing_and_a_rerun_ends_with_each_row_once(database: str, disposition: str, standing: bool) -> None:
     """Each step in a process of its own, forked by one that has imported everything; the ledger and the rows agree after each, and the last run completes."""
     if standing:
