@@ -42,6 +42,7 @@ def export(
     numeric_default: str | tuple[int, int] | None = None,
     unrepresentable: str | Mapping[str, str] | Sequence[str] | None = None,
     readers: str | int | None = None,
+    reader: str | None = None,
     endpoint_url: str | None = None,
     statement_timeout: float | None = None,
     if_exists: str | None = None,
@@ -69,6 +70,7 @@ def export(
         numeric_default: The same for all others.
         unrepresentable: `stop`, `text`, or column → `text`.
         readers: `auto`, or how many connections read a large table at once.
+        reader: What reads the rows: `adbc` (default) or `copy`, which needs the extra `turbo`.
         endpoint_url: The S3 server; empty means AWS.
         statement_timeout: Seconds after which the server ends the query.
         if_exists: `replace`, `skip` or `fail`.
@@ -89,7 +91,7 @@ def export(
     source = {
         **_source(query, database, source_options, timezone=timezone, statement_timeout=statement_timeout, batch_size=batch_size),
         **_given(format=format, compression=compression, max_file_rows=max_file_rows, max_file_mb=max_file_mb),
-        **_given(delimiter=delimiter, header=header, null=null, unrepresentable=unrepresentable, readers=readers),
+        **_given(delimiter=delimiter, header=header, null=null, unrepresentable=unrepresentable, readers=readers, reader=reader),
         **_numeric(numeric, numeric_default),
         **_given(filename=filename),
     }
@@ -295,6 +297,7 @@ def stream(
     numeric_default: str | tuple[int, int] | None = None,
     unrepresentable: str | Mapping[str, str] | Sequence[str] | None = None,
     readers: str | int | None = None,
+    reader: str | None = None,
     statement_timeout: float | None = None,
     source_options: Mapping[str, Any] | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
@@ -311,7 +314,7 @@ def stream(
     """
     source = {
         **_source(query, database, source_options, timezone=timezone, statement_timeout=statement_timeout, batch_size=batch_size),
-        **_given(unrepresentable=unrepresentable, readers=readers),
+        **_given(unrepresentable=unrepresentable, readers=readers, reader=reader),
         **_numeric(numeric, numeric_default),
     }
     with jobs.row_source(registry.POSTGRES, source).read("typed") as rows:

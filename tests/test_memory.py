@@ -31,6 +31,16 @@ def peak_mb(arguments: list[str]) -> float:
     return int(ran.stdout) * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+@pytest.mark.parametrize(("suffix", "bound_mb"), [(".csv", 150), (".parquet", BOUND_MB)])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 150)], ids=["narrow", "wide"])
+def test_memory_of_the_copy_reader_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, bound_mb: int, query: str, rows: int) -> None:
+    target = str(tmp_path / f"x{suffix}")
+    peak_mb(["export", query.format(rows=1), target, "--database", database, "--reader", "copy"])  # compiles, once
+    once, four_times = (peak_mb(["export", query.format(rows=n), target, "--database", database, "--reader", "copy"]) for n in (rows, 4 * rows))
+    assert four_times < bound_mb
+    assert four_times < once * 1.25 + 20
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize("place", [slow("folder"), "s3"])
 @pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), slow(WIDE, 150)], ids=["narrow", "wide"])

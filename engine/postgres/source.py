@@ -13,9 +13,8 @@ import contextlib
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import adbc_driver_manager as adbc
 import pyarrow as pa
 
 from engine import workers
@@ -23,7 +22,7 @@ from engine.errors import ConnectionFailed, FerryError, ProcessingError
 from engine.libpq import connect, is_encrypted, query_failed
 from engine.postgres import batches, splitting
 from engine.postgres import plan as planning
-from engine.postgres.reader import Reader
+from engine.postgres.reader import AdbcReader, Ended
 from engine.postgres.turnstile import Turnstile
 from engine.results import RowsDescription
 
@@ -31,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    import psycopg
+
     from engine.postgres.plan import Plan
-    from engine.postgres.reader import Shared
+    from engine.postgres.reader import Reader, Shared
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import Form
 
@@ -66,8 +67,11 @@ class PostgresSource:
             UnrepresentableValue: A value does not fit its Arrow type (`typed` form).
         """
         plan, readers, notes = workers.call(lambda: self._plan(form))
-        with Stream(self._options, plan, readers, notes) as stream:
+        with self._stream(plan, readers, notes) as stream:
             yield stream
+
+    def _stream(self, plan: Plan, readers: int, notes: list[str]) -> Stream:
+        return Stream(self._options, plan, readers, notes)
 
     def describe(self, form: Form = "typed") -> RowsDescription:
         """See `RowSource.describe`."""
@@ -78,15 +82,20 @@ class PostgresSource:
         options = self._options
         with connect(options) as connection:
             notes = [] if is_encrypted(connection) else [f"the connection to PostgreSQL at {options.where} is not encrypted (see sslmode, require_tls)"]
-            plan = planning.plan(connection, form, options)
+            plan = self._planned(connection, form)
             readers, reasons = splitting.readers(connection, options.readers, plan.split)
         if form == "typed":
             notes += planning.text_notes(plan, options.policy)
         return plan, readers, notes + reasons
 
+    def _planned(self, connection: psycopg.Connection[Any], form: Form) -> Plan:
+        return planning.plan(connection, form, self._options)
+
 
 class Stream:
     """Rows on their way (`RowStream`): readers in threads, the turnstile between, and the Arrow reader that empties it."""
+
+    budget = BUDGET_BYTES
 
     def __init__(self, options: PostgresSourceOptions, plan: Plan, readers: int, notes: list[str]) -> None:
         self.notes = notes
@@ -94,12 +103,15 @@ class Stream:
         self.reader = pa.RecordBatchReader.from_batches(plan.schema, self._receive())
         self._options = options
         self._plan = plan
-        self._readers = [Reader(options) for _ in range(readers)]
+        self._readers = [self._reader() for _ in range(readers)]
         self._threads: list[Future[None]] = []
-        self._turns = Turnstile[Future[pa.RecordBatch]](plan.parts, budget=BUDGET_BYTES, ahead=READ_AHEAD)
+        self._turns = Turnstile[Future[Any]](plan.parts, budget=self.budget, ahead=READ_AHEAD)
         self._opened: Future[None] = Future()
         self._converters = ThreadPoolExecutor(CONVERTERS, thread_name_prefix="ferry-convert")
         self._deadline: float | None = None
+
+    def _reader(self) -> Reader:
+        return AdbcReader(self._options, self._plan)
 
     def __enter__(self) -> Self:
         self._start(partial(self._lead, self._readers[0]))
@@ -131,16 +143,7 @@ class Stream:
     def _receive(self) -> Iterator[pa.RecordBatch]:
         """Converted batches in order, cut to `batch_size` rows."""
         rows = 0
-        while True:
-            workers.still_wanted()
-            try:
-                pending = self._turns.get(workers.POLL_SECONDS)
-            except TimeoutError:
-                if self._turns.closed:  # whoever reads in another thread must not take this for the end of the rows
-                    raise ProcessingError(f"reading from PostgreSQL at {self._options.where} was given up after {rows:,} rows") from None
-                continue
-            if pending is None:
-                return
+        for pending in self._arrivals():
             try:
                 batch = workers.wait(pending)
             except batches.UnfitRow as unfit:
@@ -150,14 +153,28 @@ class Stream:
             for start in range(0, batch.num_rows, most):
                 yield batch.slice(start, most)
 
+    def _arrivals(self) -> Iterator[Future[Any]]:
+        """What the readers bring, in order."""
+        while True:
+            workers.still_wanted()
+            try:
+                pending = self._turns.get(workers.POLL_SECONDS)
+            except TimeoutError:
+                if self._turns.closed:  # whoever reads in another thread must not take this for the end of the rows
+                    raise ProcessingError(f"reading from PostgreSQL at {self._options.where} was given up after {self._rows():,} rows") from None
+                continue
+            if pending is None:
+                return
+            yield pending
+
     # What follows runs in the readers' threads.
 
     def _watched(self, work: Callable[[], None]) -> None:
         """Run it, and have the stream end with its error, if there is one."""
         try:
             work()
-        except adbc.Error as error:
-            self._fail(query_failed(self._options, error.sqlstate or None, rows=self._rows()), error)
+        except Ended as error:
+            self._fail(query_failed(self._options, error.sqlstate, rows=self._rows()), error)
         except FerryError as error:
             self._fail(error)
         except BaseException as error:
@@ -191,20 +208,19 @@ class Stream:
 
     def _begin(self, reader: Reader) -> Shared | None:
         """What others join by; None where nobody else is needed, or can join."""
-        in_ranges = self._plan.ranges is not None
-        reader.begin(in_ranges=in_ranges)
+        reader.begin()
         if len(self._readers) == 1:
             return None
         try:
             shared = reader.export()
-        except adbc.Error as error:
+        except Ended as error:
             if not error.sqlstate:
                 raise
             self.notes.append(f"read by one reader: the server shares no snapshot (SQLSTATE {error.sqlstate})")
             reader.rollback()
-            reader.begin(in_ranges=in_ranges)
+            reader.begin()
             return None
-        reader.hold(self._plan.statement(0))
+        reader.hold()
         return shared
 
     def _follow(self, reader: Reader, shared: Shared) -> None:
@@ -212,14 +228,14 @@ class Stream:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(reader)
-                reader.join(shared, self._plan.statement(0))
-            except (adbc.Error, ConnectionFailed) as error:
+                reader.join(shared)
+            except (Ended, ConnectionFailed) as error:
                 self._missed(error)
                 return
             self._take_turns(reader)
             reader.commit()
 
-    def _missed(self, error: adbc.Error | ConnectionFailed) -> None:
+    def _missed(self, error: Ended | ConnectionFailed) -> None:
         if self._turns.exhausted:
             return  # it came too late, or nobody wants it: not worth a word
         if isinstance(error, ConnectionFailed):
@@ -232,11 +248,10 @@ class Stream:
 
     def _take_turns(self, reader: Reader) -> None:
         while (turn := self._turns.take()) is not None:
-            with reader.open(self._plan.statement(turn), self._deadline) as delivered:
-                batches.check_schema(self._plan, delivered.schema)
-                for batch in delivered:
-                    reader.rows += batch.num_rows
+            with reader.open(turn, self._deadline) as deliveries:
+                for delivery in deliveries:
+                    reader.rows += delivery.rows
                     if self._turns.closed:
                         return
-                    self._turns.put(turn, self._converters.submit(batches.convert, self._plan, batch), batch.nbytes)
+                    self._turns.put(turn, self._converters.submit(delivery.convert), delivery.size)
             self._turns.end(turn)

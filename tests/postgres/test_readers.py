@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import engine
-from engine import embedded, workers
+from engine import embedded, registry, workers
 from engine.errors import FerryError, QueryFailed, SchemaMismatch, UnrepresentableValue
 from engine.postgres import splitting
 from engine.postgres.reader import Reader, Shared
-from engine.postgres.source import PostgresSource, Stream
 from engine.postgres.source_options import PostgresSourceOptions
 from tests.conftest import open_to_nobody
 from tests.tcp_proxy import tcp_proxy
@@ -27,6 +26,8 @@ from tests.tcp_proxy import tcp_proxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from engine.postgres.source import Stream
 
 READERS = (1, 2, 4)
 MIXED = """
@@ -43,6 +44,18 @@ SLOW = "CREATE FUNCTION slow(i int, seconds float8) RETURNS int LANGUAGE plpgsql
 def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splitting, "SPLIT_FROM_BYTES", 0)
     monkeypatch.setattr(splitting, "RANGE_BYTES", 32 * 8192)
+
+
+@pytest.fixture(params=["adbc", "copy"], autouse=True)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test is of each kind of reader."""
+    parse = PostgresSourceOptions.parse
+
+    def with_reader(values: Any, **more: Any) -> PostgresSourceOptions:
+        return parse({"reader": request.param, **values}, **more)
+
+    monkeypatch.setattr(PostgresSourceOptions, "parse", with_reader)
+    return str(request.param)
 
 
 def execute(database: str, *statements: str) -> None:
@@ -76,7 +89,7 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
 @contextlib.contextmanager
 def opened(database: str, query: str, readers: int, **more: Any) -> Iterator[Stream]:
     given = {"connection_string": database, "query": query, "readers": readers, **more}
-    with PostgresSource(PostgresSourceOptions.parse(given, where="source")).read("typed") as stream:
+    with registry.row_source(registry.POSTGRES, PostgresSourceOptions.parse(given, where="source")).read("typed") as stream:
         yield stream
 
 
@@ -177,9 +190,9 @@ def changing_before_it_begins(database: str, *statements: str) -> Callable[..., 
     """`Reader.begin`, with somebody else's work between the plan and it."""
     begin = Reader.begin
 
-    def changed(self: Reader, *, in_ranges: bool) -> None:
+    def changed(self: Reader) -> None:
         execute(database, *statements)
-        begin(self, in_ranges=in_ranges)
+        begin(self)
 
     return changed
 
@@ -229,10 +242,10 @@ def test_readers_that_would_wait_behind_an_alter_table_leave_the_work_to_the_fir
     join = Reader.join
     altering = threading.Thread(target=execute, args=(database, "ALTER TABLE mixed ADD COLUMN late int"))
 
-    def join_behind_somebody(self: Reader, shared: Shared, statement: str) -> None:
+    def join_behind_somebody(self: Reader, shared: Shared) -> None:
         altering.start()
         until(lambda: fetch(database, "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'ALTER%' AND wait_event_type = 'Lock'"))
-        join(self, shared, statement)
+        join(self, shared)
 
     monkeypatch.setattr(Reader, "join", join_behind_somebody)
     with opened(database, "SELECT slow(i, 0.002) FROM mixed WHERE i % 20 = 0", readers=2) as stream:
@@ -343,9 +356,9 @@ def test_what_another_client_has_set_in_a_pooled_session_changes_nothing(databas
     alone = engine.export(query, tmp_path / "a.csv", database=database, readers=1)
     join = Reader.join
 
-    def join_after_somebody(self: Reader, shared: Shared, statement: str) -> None:
+    def join_after_somebody(self: Reader, shared: Shared) -> None:
         self._execute("SET search_path = other, public; SET TimeZone = 'Asia/Kolkata'; SET DateStyle = 'SQL, DMY'")
-        join(self, shared, statement)
+        join(self, shared)
 
     monkeypatch.setattr(Reader, "join", join_after_somebody)
     together = engine.export(query, tmp_path / "b.csv", database=database, readers=4)
