@@ -18,6 +18,7 @@ import engine
 from engine import workers
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, LoadFailed, QueryFailed, ResourceError, SchemaMismatch
 from engine.postgres import reader as postgres_reader
+from engine.postgres import source as postgres_source
 from tests.conftest import _new_database
 from tests.control.platform import until
 from tests.effort import examples, slow
