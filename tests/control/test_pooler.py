@@ -16,6 +16,7 @@ from engine import embedded
 from engine.control import leases
 from engine.control.database import ControlDatabase
 from engine.errors import LeaseLost
+from engine.postgres import splitting
 from engine.postgres.columns import Column
 from tests.conftest import open_to_nobody
 from tests.control.platform import Control, until
@@ -126,3 +127,16 @@ def test_exports_work_through_a_pooler_in_transaction_mode(pooled: str, tmp_path
         results = list(pool.map(export, range(12)))
     assert [rows for rows, _ in results] == [5000] * 12
     assert len({sha for _, sha in results[::2]}) == 1
+
+
+@pytest.mark.system
+def test_parallel_readers_share_a_snapshot_through_a_pooler_in_transaction_mode(
+    control: Control, pooled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splitting, "SPLIT_FROM_BYTES", 0)
+    monkeypatch.setattr(splitting, "RANGE_BYTES", 32 * 8192)
+    with psycopg.connect(control.url) as connection:
+        connection.execute("CREATE TABLE many AS SELECT i, md5(i::text) AS s, now() AS t FROM generate_series(1, 100000) i")
+    results = [engine.export("TABLE many", tmp_path / f"{readers}.csv", database=pooled, readers=readers) for readers in (1, 2)]
+    assert [(result.rows, result.notes) for result in results] == [(100_000, ())] * 2
+    assert results[0].files[0].sha256 == results[1].files[0].sha256
