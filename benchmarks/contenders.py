@@ -90,6 +90,22 @@ def ferry_parquet(target: str) -> None:
     engine.export(QUERY, target)
 
 
+@contender("folder", ".csv")
+def ferry_csv_copy(target: str) -> None:
+    """arrow-ferry → CSV, `reader: copy`."""
+    import engine
+
+    engine.export(QUERY, target, reader="copy")
+
+
+@contender("folder", ".parquet")
+def ferry_parquet_copy(target: str) -> None:
+    """arrow-ferry → Parquet (zstd), `reader: copy`."""
+    import engine
+
+    engine.export(QUERY, target, reader="copy")
+
+
 @contender("s3", ".parquet")
 def ferry_parquet_s3(target: str) -> None:
     """arrow-ferry → Parquet (zstd) on S3."""

@@ -21,14 +21,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def canonical_host(host: str) -> str:
+    """A host for comparing: names of the loopback interface alike, in lower case. Aliases in DNS stay apart.
+
+    Example:
+        >>> canonical_host("LOCALHOST."), canonical_host("::1"), canonical_host("Db.example.org")
+        ('127.0.0.1', '127.0.0.1', 'db.example.org')
+    """
+    host = host.lower().rstrip(".")
+    return "127.0.0.1" if is_loopback(host) else host
+
+
 def canonical(endpoint_url: str) -> str:
-    """A server's URL for comparing: names of the loopback interface alike, the port spelled out, in lower case. Aliases in DNS stay apart.
+    """A server's URL for comparing: as `canonical_host`, with the port spelled out.
 
     Example:
         >>> canonical("http://LOCALHOST:80/"), canonical("https://s3.example.org")
         ('http://127.0.0.1:80', 'https://s3.example.org:443')
     """
     url = urlsplit(endpoint_url)
-    host = (url.hostname or "").rstrip(".")
-    host = "127.0.0.1" if is_loopback(host) else host
-    return f"{url.scheme}://{host}:{url.port or _PORTS.get(url.scheme, 0)}{url.path.rstrip('/')}"
+    return f"{url.scheme}://{canonical_host(url.hostname or '')}:{url.port or _PORTS.get(url.scheme, 0)}{url.path.rstrip('/')}"

@@ -41,6 +41,8 @@ def export(
     numeric: Mapping[str, Any] | Sequence[str] | None = None,
     numeric_default: str | tuple[int, int] | None = None,
     unrepresentable: str | Mapping[str, str] | Sequence[str] | None = None,
+    readers: str | int | None = None,
+    reader: str | None = None,
     endpoint_url: str | None = None,
     statement_timeout: float | None = None,
     if_exists: str | None = None,
@@ -67,6 +69,8 @@ def export(
         numeric: Column → (precision, scale) for numerics that have none.
         numeric_default: The same for all others.
         unrepresentable: `stop`, `text`, or column → `text`.
+        readers: `auto`, or how many connections read a large table at once.
+        reader: What reads the rows: `adbc` (default) or `copy`, which needs the extra `turbo`.
         endpoint_url: The S3 server; empty means AWS.
         statement_timeout: Seconds after which the server ends the query.
         if_exists: `replace`, `skip` or `fail`.
@@ -87,7 +91,7 @@ def export(
     source = {
         **_source(query, database, source_options, timezone=timezone, statement_timeout=statement_timeout, batch_size=batch_size),
         **_given(format=format, compression=compression, max_file_rows=max_file_rows, max_file_mb=max_file_mb),
-        **_given(delimiter=delimiter, header=header, null=null, unrepresentable=unrepresentable),
+        **_given(delimiter=delimiter, header=header, null=null, unrepresentable=unrepresentable, readers=readers, reader=reader),
         **_numeric(numeric, numeric_default),
         **_given(filename=filename),
     }
@@ -124,7 +128,7 @@ def transfer(
         files_in_flight: Files under way at once, at most.
         verify: The least level of verification: `size`, `checksum` or `read-back`. Default: what costs no second read.
         min_age: Seconds since its last modification that a file must have been left alone; younger ones are left.
-        limit_rate_mb: MB (1,000,000 bytes) per second, of all files together.
+        limit_rate_mb: MB (1,000,000 bytes) per second, of all files together; copies within S3 are not slowed down.
         dry_run: Say what would be done.
         source_options: Any key of the source.
         dest_options: Any key of the destination.
@@ -140,7 +144,7 @@ def transfer(
     Example:
         >>> engine.transfer("/data/out", "s3://study/2024/", pattern="*.csv", delete_source=True)  # doctest: +SKIP
     """
-    came, goes = ends.end(source), ends.end(target)
+    came, goes = _rooted(ends.end(source)), _rooted(ends.end(target))
     if came.kind == registry.REST:
         raise ConfigurationError("a REST endpoint is no source of files; it can be the target")
     route = _given(if_exists=if_exists, files_in_flight=files_in_flight, verify=verify, min_age=min_age, limit_rate_mb=limit_rate_mb)
@@ -215,7 +219,7 @@ def load(
     Example:
         >>> engine.load("/data/in", "postgresql://localhost/study", pattern="*.csv", table="labs")  # doctest: +SKIP
     """
-    came = ends.end(source)
+    came = _rooted(ends.end(source))
     source_config = {**came.config, **(source_options or {}), **_given(file_pattern=pattern)}
     keys = _given(table=table, schema=schema, format=format, write_disposition=write_disposition, primary_key=primary_key, columns=columns)
     keys |= _given(schema_contract=schema_contract, on_bad_row=on_bad_row, max_bad_rows=max_bad_rows, on_changed_file=on_changed_file)
@@ -292,6 +296,8 @@ def stream(
     numeric: Mapping[str, Any] | Sequence[str] | None = None,
     numeric_default: str | tuple[int, int] | None = None,
     unrepresentable: str | Mapping[str, str] | Sequence[str] | None = None,
+    readers: str | int | None = None,
+    reader: str | None = None,
     statement_timeout: float | None = None,
     source_options: Mapping[str, Any] | None = None,
 ) -> Iterator[pa.RecordBatchReader]:
@@ -308,11 +314,19 @@ def stream(
     """
     source = {
         **_source(query, database, source_options, timezone=timezone, statement_timeout=statement_timeout, batch_size=batch_size),
-        **_given(unrepresentable=unrepresentable),
+        **_given(unrepresentable=unrepresentable, readers=readers, reader=reader),
         **_numeric(numeric, numeric_default),
     }
     with jobs.row_source(registry.POSTGRES, source).read("typed") as rows:
         yield rows.reader
+
+
+def _rooted(place: ends.End) -> ends.End:
+    """A folder of this machine as the root of its store: links in it may not lead out of it, and it may be the mount point itself."""
+    path = Path(place.config["path"], place.leaf) if place.kind == registry.FOLDER else None
+    if path is None or not (place.is_folder or path.is_dir()):
+        return place
+    return replace(place, config={**place.config, "path": str(path)}, leaf="", is_folder=True)
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from engine.copy_jobs import CopyJob
 from engine.errors import ConfigurationError, FerryError
 from engine.load_jobs import LoadJob
 from engine.results import human_bytes
+from engine.routes.archive import Archive
 from engine.routes.load import chosen
 
 if TYPE_CHECKING:
@@ -137,20 +138,26 @@ def _checked_transfer(connector_id: int, job: jobs.TransferJob, *, offline: bool
 
 def _checked_load(connector_id: int, job: LoadJob, *, offline: bool) -> Checked:
     ways = f"{_root(job.source)}/{job.orders.pattern} into {job.store.shown}"
+    archive = job.archive
+    then = "" if archive is None else f"; then moved to {_root(archive)}"
     if offline:
-        return Checked(connector_id, None, f"would load {ways} (neither end was tried)", (*job.source.notes, *job.store.notes))
+        return Checked(connector_id, None, f"would load {ways} (neither end was tried){then}", (*job.source.notes, *job.store.notes))
     problems: dict[str, FerryError] = {}
     with contextlib.closing(job.source):
         with _noted(problems, "destination"):
             standing = workers.call(job.store.standing)
         with _noted(problems, "source"):
             files = workers.call(lambda: chosen(job.source, job.orders))
+        if archive is not None:
+            with contextlib.closing(archive), _noted(problems, "archive_path"):
+                workers.call(lambda: Archive(job.source, archive, job.orders.base))
+                workers.call(lambda: archive.probe("ferry-probe"))
     if problems:
         return _refused(connector_id, problems)
     count = f"{len(files):,} file{'' if len(files) == 1 else 's'}, {human_bytes(sum(file.size for file in files))}"
     table = "a new table" if standing is None else f"the table has {len(standing)} columns"
     notes = tuple(dict.fromkeys((*job.source.notes, *job.store.notes)))
-    return Checked(connector_id, None, f"would load {ways} ({table}): {count} by now, without regard to what was loaded before", notes)
+    return Checked(connector_id, None, f"would load {ways} ({table}): {count} by now, without regard to what was loaded before{then}", notes)
 
 
 def _root(end: FileStore | SendsBody) -> str:

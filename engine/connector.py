@@ -24,7 +24,7 @@ from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
 from engine.copy_jobs import CopyJob
 from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
-from engine.results import RunResult, delivered, printable
+from engine.results import RunResult, delivered, may_remain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -172,6 +172,8 @@ def run_connector(connector_id: int, *, redeliver: bool = False, on_progress: Ca
     ControlDatabase().close()  # a DATABASE_URL that is missing or malformed is the caller's to see, not a warning
     outcome = run(connector_id, observer=told, redeliver=redeliver)
     if told.error is not None:
+        if isinstance(told.error, PartlyFailed) and told.error.result is not None:
+            told.error.result = replace(told.error.result, run_id=outcome["run_id"])
         raise told.error
     if told.result is None:
         return RunResult(0, 0, time.monotonic() - started, None, (), (outcome["log_summary"],), "skipped", outcome["run_id"])
@@ -325,7 +327,8 @@ def _say_file(ids: dict[str, object], file: FileResult) -> None:
 
 def _say(event: str, **facts: object) -> None:
     """An INFO line that people read and programs parse: the event, then `key=value`; the facts are also on the record (`ferry`), for JSON formatters."""
-    pairs = (f"{key}={json.dumps(str(value), ensure_ascii=False) if ' ' in str(value) else printable(str(value))}" for key, value in facts.items())
+    shown = {key: printable(str(value)) for key, value in facts.items()}
+    pairs = (f"{key}={json.dumps(text, ensure_ascii=False) if ' ' in text else text}" for key, text in shown.items())
     _log.info("%s: %s", event, " ".join(pairs), extra={"ferry": {"event": event, **facts}})
 
 
@@ -367,7 +370,7 @@ def _stopped(connector_id: int, run_id: int | None, stop: BaseException) -> dict
 
 
 def _cancelled(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
-    summary = f"cancelled: {_why(stop)}; what was not finished is removed"
+    summary = f"cancelled: {_why(stop)}; what was not finished is removed{may_remain(stop)}"
     _log.warning("connector %s: run %s %s", connector_id, run_id, summary)
     return {"status": "failed", "rows_ingested": _delivered_before(run_id), "log_summary": summary}
 

@@ -23,6 +23,8 @@ SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-
 _FIELD_OF_LIBPQ = {"user": "username", "dbname": "database", "host": "host", "port": "port", "password": "password", "sslmode": "sslmode"}
 _DRIVER_SUFFIX = re.compile(r"^(postgres(?:ql)?)\+\w+://")
 _OURS = frozenset({"connect_timeout", "application_name", "client_encoding", "options"})
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""A peer that has gone is noticed within a minute; seconds, the last in milliseconds."""
 _WITHIN = "#password"
 """`env:URL#password` is the password in the connection string kept there: what merging makes of a reference to a connection string."""
 
@@ -77,10 +79,7 @@ class PostgresOptions(Options):
             "connect_timeout": self.connect_timeout,
             "application_name": "arrow-ferry",
             "client_encoding": "UTF8",  # the driver takes text as UTF-8 whatever the server sends
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 60_000,
+            **KEEPALIVES,
         }
         return psycopg.conninfo.make_conninfo(**{**self.parameters, **{k: v for k, v in known.items() if v is not None}, **ours})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from pathlib import Path
@@ -62,6 +63,20 @@ def resolve_reference(value: object) -> object:
 
 
 Secret = Annotated[_Secret, BeforeValidator(resolve_reference)]
+
+
+def json_object(value: object) -> object:
+    """The object that JSON text stands for, as a command line gives it; anything else is the value itself.
+
+    Raises:
+        ValueError: The text is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('should be an object, as text in JSON: {"NAME": "VALUE"}') from None
 
 
 class Options(pydantic.BaseModel):

@@ -6,7 +6,7 @@ Paths are rejected, never repaired: a repaired path is another file's name.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigurationError
@@ -26,12 +26,14 @@ class File:
         size: In bytes.
         modified: When, as the store says.
         version: Tells this version from the next: an ETag, or size and modification time.
+        is_link: Whether a symbolic link was listed, which leads to that file.
     """
 
     path: str
     size: int
     modified: datetime | None
     version: str
+    is_link: bool = field(default=False, compare=False)
 
 
 def checked(relative: str) -> str:

@@ -23,6 +23,8 @@ Form = Literal["text", "typed", "exact"]
 Exists = Literal["replace", "skip", "fail"]
 FileInfo = File
 """One listed version of a file."""
+Lines = bytes
+"""Whole lines of a text file."""
 
 
 class RowStream(Protocol):
@@ -46,6 +48,40 @@ class RowSource(Protocol):
 
     def describe(self, form: Form = "typed") -> RowsDescription:
         """Connect and say what `read` would give, without running it; raises as `read` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class CsvDialect:
+    """How rows stand in a CSV file whose values are quoted by `"`, doubled within, and whose lines end with a line feed.
+
+    Attributes:
+        delimiter: Between values.
+        null: What stands for NULL, bare.
+        quotes_all: Whether every value but NULL is quoted; else text is, and booleans and integers are not.
+    """
+
+    delimiter: str
+    null: str
+    quotes_all: bool
+
+
+class EncodedStream(Protocol):
+    """A file's bytes that are arriving, without a header: a `RowStream` that was not decoded."""
+
+    schema: pa.Schema
+    pieces: Iterator[Lines]
+    lines: int  # of the pieces that have come: not fewer than their rows
+    rows: int | None  # as the source counts them; known once the pieces have ended
+    estimated_rows: int | None
+    notes: list[str]
+
+
+@runtime_checkable
+class EncodesItself(Protocol):
+    """A `RowSource` that can write CSV itself, byte for byte what the format would make of its rows."""
+
+    def read_encoded(self, dialect: Callable[[pa.Schema], CsvDialect]) -> AbstractContextManager[EncodedStream]:
+        """The lines of the file, of a dialect that depends on the columns; as `RowSource.read` otherwise."""
 
 
 class RowReject(Protocol):
@@ -266,7 +302,8 @@ class FileDestination(FileStore, Protocol):
         `size`, where known, is compared with the bytes written before publishing (`IntegrityError`). `verify` is the least level that
         the receipt may name, by reading back where nothing less reaches it; None: what costs no second read.
         `standing` says whether a file stands there, where the caller has just seen (for the receipt's `replaced`); None: look.
-        `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id), for `sweep`.
+        `on_begin` is told the name of what a kill from now on would leave behind (a temporary name, an upload's id; empty: an upload whose id is not known
+        yet), for `sweep`.
         """
 
     def probe(self, path: str) -> None:
@@ -339,6 +376,24 @@ class Format(Protocol):
 
     def encoder(self, schema: pa.Schema) -> Encoder:
         """An encoder for rows of this schema; raises `ConfigurationError` when the layout cannot hold it."""
+
+
+class LineEncoder(Encoder, Protocol):
+    """An `Encoder` that takes lines instead of batches too."""
+
+    def prepare_lines(self, lines: Lines) -> Any:
+        """As `prepare`, of lines in the format's dialect."""
+
+
+@runtime_checkable
+class TakesLines(Protocol):
+    """A `Format` of text lines that a source may have written (`EncodesItself`)."""
+
+    def dialect(self, schema: pa.Schema) -> CsvDialect:
+        """How lines of these columns look."""
+
+    def encoder(self, schema: pa.Schema) -> LineEncoder:
+        """As `Format.encoder`."""
 
 
 @dataclass(frozen=True, slots=True)

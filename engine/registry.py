@@ -59,6 +59,10 @@ _SENDERS = {
 _ROW_SOURCES = {
     POSTGRES: (_Class("engine.postgres.source_options:PostgresSourceOptions"), _Class("engine.postgres.source:PostgresSource")),
 }
+_READERS = {
+    (POSTGRES, "copy"): _Class("engine.postgres.copy_source:CopySource"),
+}
+_EXTRAS = {"asyncpg": "turbo", "uvloop": "turbo", "numba": "turbo"}
 _LOADERS = {
     POSTGRES: (_Class("engine.postgres.destination_options:PostgresDestinationOptions"), _Class("engine.postgres.loading:Loader")),
 }
@@ -108,8 +112,14 @@ def row_source_options(kind: str, config: Mapping[str, Any], *, where: str) -> A
 
 
 def row_source(kind: str, options: Options) -> Any:
-    """A source of rows, nothing opened."""
-    return _ROW_SOURCES[kind][1].load()(options)
+    """A source of rows, nothing opened; of the class that its `reader` names, where there are several."""
+    named = _READERS.get((kind, str(getattr(options, "reader", ""))), _ROW_SOURCES[kind][1])
+    try:
+        return named.load()(options)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        raise ConfigurationError(f"'reader' needs {error.name}, which is not installed: pip install 'arrow-ferry[{_EXTRAS[error.name]}]'") from None
 
 
 def store(kind: str, options: Options, pinned: PinnedKeys | None = None) -> Any:

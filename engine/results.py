@@ -21,7 +21,7 @@ _PARTLY = "ferry_partly"
 MOST_SHOWN = 50
 LARGEST_INTEGER = 2_147_483_647
 """Of PostgreSQL's INTEGER, which the platform counts and numbers with."""
-RunStatus = Literal["success", "skipped"]
+RunStatus = Literal["success", "failed", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class RunResult:
         schema: The Arrow schema of the rows; None when the run was skipped before it was known, and where files are moved.
         files: One entry per file, in order.
         notes: Remarks that a user should read: warnings, columns written as text, files removed.
-        status: Of a connector's run: `skipped` when another run of the same connector was under way.
+        status: `failed` where some files need somebody's attention; of a connector's run `skipped` when another run of the same connector was under way.
         run_id: The run record's id; None without a connector, or where the record could not be made.
         counts: What was moved: `rows` or `files`.
     """
@@ -196,7 +196,7 @@ class RunResult:
                 self.headline,
                 *lines,
                 *([f"… and {more:,} more files (--json and ferry runs show tell all)"] if more > 0 else []),
-                *(f"note: {note}" for note in self.notes),
+                *(f"note: {printable(note)}" for note in self.notes),
             ]
         )
 
@@ -250,6 +250,12 @@ def partly(stop: BaseException) -> tuple[int, int]:
     """How many files were delivered before an interrupt, and how many may have left something unfinished behind."""
     found: tuple[int, int] = stop.__dict__.get(_PARTLY, (0, 0))
     return found
+
+
+def may_remain(stop: BaseException) -> str:
+    """What to add where an interrupt is told of: files that could not be given up in time; empty where there were none."""
+    _, not_ended = partly(stop)
+    return f"; of {not_ended:,} whose server does not answer something unfinished may remain there" if not_ended else ""
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import engine
 from engine import workers
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, LoadFailed, QueryFailed, ResourceError, SchemaMismatch
+from engine.postgres import reader as postgres_reader
 from engine.postgres import source as postgres_source
 from tests.conftest import _new_database
 from tests.control.platform import until
@@ -100,7 +101,7 @@ def test_every_value_of_every_type_arrives_as_it_is(matrix: tuple[str, str], sch
 
 def test_odd_values_far_behind_plain_ones_arrive_as_they_are(matrix: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = matrix
-    monkeypatch.setattr(postgres_source, "BATCH_BYTES", 4_000)
+    monkeypatch.setattr(postgres_reader, "BATCH_BYTES", 4_000)
     plain = f"SELECT e.* FROM (SELECT e.* FROM ({EVERY}) e LIMIT 1) e, generate_series(1, 300)"
     query = f"{plain} UNION ALL {EVERY}"
     result = engine.copy(query, target, database=source, table="wide", write_disposition="append")
@@ -314,7 +315,7 @@ def test_names_go_exactly_or_as_dlt_writes_them(database: str, target: str) -> N
 def test_a_copy_that_fails_leaves_the_table_as_it_was(
     database: str, target: str, disposition: str, value: str, kind: type[FerryError], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_source, "BATCH_BYTES", 100_000)
+    monkeypatch.setattr(postgres_reader, "BATCH_BYTES", 100_000)
     execute(target, "CREATE TABLE labs (id integer PRIMARY KEY, analyte text, value numeric(9,3) NOT NULL CONSTRAINT positive CHECK (value >= 0))")
     execute(target, "INSERT INTO labs VALUES (1, 'old', 1)")
     options: dict[str, Any] = {"write_disposition": disposition, **({"primary_key": "id"} if disposition == "merge" else {})}

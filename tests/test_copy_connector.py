@@ -138,8 +138,8 @@ def test_an_append_that_is_killed_at_any_point_has_each_row_once_after_a_rerun(c
 def test_a_signal_while_the_rows_are_committed_comes_too_late(control: Control, target: str, monkeypatch: pytest.MonkeyPatch, disposition: str) -> None:
     connector, commit = stored(control, target, write_disposition=disposition), Load._commit
 
-    def committed(self: Load, load_id: str) -> None:
-        commit(self, load_id)
+    def committed(self: Load, *given: Any) -> None:
+        commit(self, *given)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 

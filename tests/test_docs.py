@@ -110,12 +110,26 @@ def test_no_placeholder_is_left() -> None:
     assert "PENDING" not in README.replace("`PENDING`", "")  # the one state of Prefect's
 
 
+def test_the_section_on_parallel_reads_states_the_bounds_of_the_code() -> None:
+    from engine.options import MIB
+    from engine.postgres.source_options import MOST_READERS
+    from engine.postgres.splitting import MOST_BY_ITSELF, RANGE_BYTES, SPLIT_FROM_BYTES
+
+    text = section("Parallel reads")
+    assert f"of {SPLIT_FROM_BYTES // MIB} MiB or more" in text
+    assert f"{RANGE_BYTES // MIB} MiB each" in text
+    assert MOST_BY_ITSELF == 4
+    assert "four at most" in text
+    assert f"{MOST_READERS} at most: see" in README
+
+
 def test_the_memory_table_states_the_bounds_of_the_code() -> None:
     from engine.formats.parquet import ROW_GROUP_ROWS
     from engine.jobs import ROW_GROUP_BYTES
     from engine.options import MIB
-    from engine.postgres.source import BATCH_BYTES
-    from engine.stores.s3_parts import largest_object
+    from engine.postgres.reader import BATCH_BYTES
+    from engine.postgres.source import BUDGET_BYTES as AHEAD_BYTES
+    from engine.stores.s3_parts import MOST_PARTS, part_size
     from engine.stores.s3_upload import BUDGET_BYTES, SINGLE_REQUEST_BYTES
     from engine.stores.sftp_read import READ_AHEAD_BYTES
 
@@ -125,5 +139,6 @@ def test_the_memory_table_states_the_bounds_of_the_code() -> None:
     assert f"{BUDGET_BYTES // MIB} MiB in flight" in memory
     assert f"{SINGLE_REQUEST_BYTES // MIB} MiB before" in memory
     assert f"{READ_AHEAD_BYTES // MIB} MiB asked for ahead" in memory
+    assert f"{AHEAD_BYTES // MIB} MiB that are read ahead of their turn" in memory
     default = S3Options(bucket="b").chunk_size_mb
-    assert f"hold {largest_object(default * MIB) // 2**30} GiB" in memory
+    assert f"hold {sum(part_size(number, default * MIB) for number in range(1, MOST_PARTS + 1)) // 2**30} GiB" in memory

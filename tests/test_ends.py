@@ -41,10 +41,17 @@ def test_places_are_taken_apart(text: Any, expected: End) -> None:
         ("ftp://host/x", "ftp:// is not known"),
         ("sftp:///x", "names no host"),
         ("sftp://host:port/x", "cannot be read"),
-        ("sftp://me:secret@host/x", "holds no password"),
+        ("sftp://me:canary@host/x", "holds no password"),
+        ("postgresql://me:canary@host/db", "postgresql:// is not known"),
+        ("ftp://me:a/canary@host/x", "ftp:// is not known"),
+        ("postgresql://me:canary@host/\0", "is no place"),
+        ("file://me:canary@host/x", "names a host"),
+        ("s3://KEY:canary@bucket/x", "holds no access key"),
+        ("s3://KEY:a/canary@bucket/x", "holds no access key"),
+        ("s3://canary@bucket/x", "holds no access key"),
     ],
 )
 def test_what_is_no_place_is_refused(text: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as caught:
         end(text)
-    assert "secret" not in str(caught.value)
+    assert "canary" not in str(caught.value)

@@ -154,5 +154,5 @@ def test_file_urls_name_this_machine_and_every_character_counts(tmp_path: Path) 
     (tmp_path / "a#b?c d.csv").write_text("x")
     result = engine.transfer(f"file://{tmp_path}/a#b?c%20d.csv", tmp_path / "out/")
     assert result.files[0].bytes == 1
-    with pytest.raises(ConfigurationError, match="names a host, 'elsewhere'"):
+    with pytest.raises(ConfigurationError, match="'file://elsewhere/data' names a host"):
         engine.transfer("file://elsewhere/data", tmp_path)

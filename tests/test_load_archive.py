@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import engine
+from engine import checking
+from engine.control.database import ControlDatabase
 from engine.errors import ConfigurationError, PartlyFailed
 from engine.routes.archive import Archive
 from engine.stores.local import FolderOptions, LocalStore
@@ -118,6 +120,10 @@ def test_a_connector_archives(control: Control, database: str, inbox: Path, end:
     ends = [{"path": str(inbox), "file_pattern": "**/*.csv"}, {"connection_string": database, "table": "t"}]
     ends[end]["archive_path"] = str(inbox.parent / "done")
     connector = control.transfer(("nfs", "postgres"), *ends)
+    with ControlDatabase(control.url) as opened:
+        checked = checking.check(opened, connector)
+    assert str(checked.would).endswith(f"2 files, 24 B by now, without regard to what was loaded before; then moved to {inbox.parent}/done")
+    assert not (inbox.parent / "done").exists()
     assert engine.run_connector(connector).rows == 2
     assert names(inbox.parent) == ["done/2024/b.csv", "done/a.csv"]
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from tests.effort import slow
@@ -30,6 +31,16 @@ def peak_mb(arguments: list[str]) -> float:
     return int(ran.stdout) * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+@pytest.mark.parametrize(("suffix", "bound_mb"), [(".csv", 150), (".parquet", BOUND_MB)])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 150)], ids=["narrow", "wide"])
+def test_memory_of_the_copy_reader_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, bound_mb: int, query: str, rows: int) -> None:
+    target = str(tmp_path / f"x{suffix}")
+    peak_mb(["export", query.format(rows=1), target, "--database", database, "--reader", "copy"])  # compiles, once
+    once, four_times = (peak_mb(["export", query.format(rows=n), target, "--database", database, "--reader", "copy"]) for n in (rows, 4 * rows))
+    assert four_times < bound_mb
+    assert four_times < once * 1.25 + 20
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize("place", [slow("folder"), "s3"])
 @pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), slow(WIDE, 150)], ids=["narrow", "wide"])
@@ -41,3 +52,20 @@ def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, 
     once, four_times = (peak_mb(["export", query.format(rows=n), target, "--database", database, *given]) for n in (rows, 4 * rows))
     assert four_times < BOUND_MB
     assert four_times < once * 1.25 + 20
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 150)], ids=["narrow", "wide"])
+def test_four_readers_stay_within_the_bound(database: str, tmp_path: Path, suffix: str, query: str, rows: int) -> None:
+    """Long values are kept as they are, so that the table is as large as they."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE t AS {query.format(rows=0)}")
+        for (column,) in connection.execute("SELECT attname FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0 AND attstorage = 'x'").fetchall():
+            connection.execute(f"ALTER TABLE t ALTER {column} SET STORAGE EXTERNAL")
+        peaks = []
+        for times in (1, 3):
+            for _ in range(times):
+                connection.execute(f"INSERT INTO t {query.format(rows=rows)}")
+            peaks.append(peak_mb(["export", "TABLE t", str(tmp_path / f"x{suffix}"), "--database", database, "--readers", "4"]))
+    assert peaks[1] < BOUND_MB
+    assert peaks[1] < peaks[0] * 1.25 + 20

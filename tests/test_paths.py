@@ -52,6 +52,7 @@ def test_what_is_accepted_has_only_real_names(parts: list[str]) -> None:
         ("[a-c]1", ["a1", "c1"], ["d1", "-1"]),
         ("[!a-c]", ["d", "-"], ["a", "/"]),
         ("[^a]", ["b"], ["a"]),
+        ("**/[!.]*", ["x.csv", "a/x.csv"], [".x.csv.Ab12Cd", "a/.x"]),
         ("[]a]", ["]", "a"], ["b"]),
         ("[!]a]", ["b"], ["]", "a"]),
         ("[-a]", ["-", "a"], ["b"]),

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,13 +17,17 @@ import engine.connector as connector_module
 from engine import checking, reaper
 from engine.connector import Steps, run_dlt_pipeline
 from engine.control.database import ControlDatabase
-from engine.errors import ConfigurationError, PartlyFailed
+from engine.errors import ConfigurationError, Interrupted, PartlyFailed
+from engine.routes import transfer as route
+from engine.stores.local_writer import LocalWriter
 from tests.control.platform import KILL, Control, until
 from tests.test_reaper import at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from engine.results import Progress
 
 FILES = {"a.csv": b"a" * 1000, "b.csv": b"", "sub/c.csv": b"c" * 3_000_000}
 
@@ -94,6 +99,14 @@ def test_a_kept_source_is_sent_once_unless_it_changes_or_is_asked_for(control: C
     assert {file.state for file in engine.run_connector(connector).files} == {"already delivered"}  # whoever took it away took it away
 
 
+def test_a_run_is_shown_with_its_files_and_without_rows_that_nobody_counted(control: Control, inbox: Path) -> None:
+    run = engine.run_connector(mover(control, inbox)).run_id
+    shown = ferry("runs", "show", str(run)).stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("written ") and "/a.csv" in line and "sha256" in line and "bytes" in line]
+    assert "1,000 bytes" in line
+    assert " rows" not in line
+
+
 def test_another_destination_gets_the_files_again(control: Control, inbox: Path, tmp_path: Path) -> None:
     connector = mover(control, inbox)
     engine.run_connector(connector)
@@ -124,6 +137,7 @@ def test_a_partial_failure_is_a_failed_run_that_names_the_files(control: Control
     assert caught.value.result.ingested == 2
     assert set(tree(inbox)) == {"a.csv"}
     (record,) = control.records(connector)
+    assert (caught.value.result.status, caught.value.result.run_id) == ("failed", record["id"])
     assert (record["status"], record["rows_ingested"]) == ("failed", 2)
     assert record["log_summary"].startswith("2 of 3 files delivered, ")
     assert "a.csv" in record["log_summary"]
@@ -232,6 +246,32 @@ def test_an_interrupted_transfer_counts_what_it_delivered(control: Control, inbo
     assert (record["status"], record["rows_ingested"]) == ("failed", 2)
     assert record["log_summary"].startswith("cancelled: ")
     assert set(tree(control.folder)) == {"a.csv", "b.csv"}
+
+
+def test_a_record_says_what_may_remain_where_a_server_does_not_answer(control: Control, inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connector, answers = mover(control, inbox), threading.Event()
+    monkeypatch.setattr(route, "GIVE_UP_SECONDS", 0.2)
+    monkeypatch.setattr(LocalWriter, "finish", lambda _: answers.wait(30))
+
+    def stop(_: Progress) -> None:
+        raise Interrupted
+
+    try:
+        with pytest.raises(Interrupted):
+            engine.run_connector(connector, on_progress=stop)
+        (record,) = control.records(connector)
+        assert record["log_summary"].endswith("; of 3 whose server does not answer something unfinished may remain there")
+    finally:
+        answers.set()
+
+
+def test_the_log_holds_nothing_that_acts_on_a_terminal(control: Control, inbox: Path, caplog: pytest.LogCaptureFixture) -> None:
+    name = "a \x9b31m\u202e\n b.csv"
+    (inbox / name).write_text("x")
+    caplog.set_level("INFO", "engine")
+    engine.run_connector(mover(control, inbox))
+    (told,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("file written") and "31m" in record.getMessage()]
+    assert told.isprintable()
 
 
 def test_keys_of_the_route_may_stand_at_either_end_and_are_checked(control: Control, inbox: Path) -> None:

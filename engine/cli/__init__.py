@@ -95,14 +95,13 @@ def main() -> None:
 
 
 def _stopped(stop: Interrupted) -> str:
-    from engine.results import delivered, partly
+    from engine.results import delivered, may_remain, partly
 
     if delivered(stop) is not None:
         return f"{stop}; everything had been delivered by then"
-    files, not_ended = partly(stop)
+    files, _ = partly(stop)
     before = f"{files:,} file{'' if files == 1 else 's'} had been delivered, " if files else ""
-    left = f"; of {not_ended:,} whose server does not answer something unfinished may remain there" if not_ended else ""
-    return f"{stop}; {before}what was not finished was removed{left}"
+    return f"{stop}; {before}what was not finished was removed{may_remain(stop)}"
 
 
 def _leave_now(code: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli.outcome import show_json
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def list_all(as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's form
         for one in found
     ]
     if as_json:
-        typer.echo(json.dumps(shown, ensure_ascii=False))
+        show_json(shown)
         return
     width = max((len(one["name"]) for one in shown), default=0)
     for one in shown:
@@ -59,7 +60,7 @@ def show(connector_id: Annotated[int, typer.Argument(metavar="ID", show_default=
     ends = {"source": _settings(stored.source, "source", stored.id), "destination": _settings(stored.destination, "destination", stored.id)}
     if as_json:
         told = {end: {"type": getattr(stored, end).type, "settings": [asdict(one) for one in found]} for end, found in ends.items()}
-        typer.echo(json.dumps({"id": stored.id, "name": stored.name, **told}, ensure_ascii=False, default=str))
+        show_json({"id": stored.id, "name": stored.name, **told})
         return
     typer.echo(f"connector {stored.id}  {stored.name}")
     for end, found in ends.items():
@@ -117,7 +118,7 @@ def check(
             if not as_json:
                 _tell(found[-1])
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], ensure_ascii=False))
+        show_json([asdict(one) for one in found])
     if any(one.exit_code for one in found):
         raise typer.Exit(max(one.exit_code for one in found) if connector_id is not None else 1)
 

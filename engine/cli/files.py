@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from engine.cli.outcome import as_json_text
+from engine.cli.outcome import show_json
 from engine.errors import ConfigurationError
 from engine.results import LARGEST_INTEGER, LedgerState, human_bytes
 
@@ -37,7 +37,7 @@ def list_files(
     with ControlDatabase() as control:
         found = files.list_files(control, connector_id=connector, state=state, limit=limit)
     if as_json:
-        typer.echo(as_json_text(found))
+        show_json(found)
     else:
         typer.echo("\n".join(map(_line, found)) or "no files")
 
@@ -57,7 +57,7 @@ def resolve(
     with ControlDatabase() as control:
         settled = files.resolve(control, file_id, cast("Verdict", verdict))
     if as_json:
-        typer.echo(as_json_text(settled))
+        show_json(settled)
     else:
         typer.echo(f"{_line(settled)}: " + ("noted as delivered" if verdict == "delivered" else "the next run sends it again"))
 

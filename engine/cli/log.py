@@ -40,4 +40,6 @@ def listen(*, debug: bool) -> Log:
     logger.addHandler(log)
     if debug:
         logger.setLevel(logging.INFO)
+        if sys.stderr.isatty():  # the body of an endpoint's refusal may quote what was sent: it goes to a person, into no file
+            logging.getLogger("engine.answers").setLevel(logging.INFO)
     return log

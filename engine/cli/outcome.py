@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,9 +17,22 @@ if TYPE_CHECKING:
     from engine.results import RunResult
 
 
-def as_json_text(value: Any) -> str:
-    """Values of the control database as JSON."""
-    return json.dumps(value, ensure_ascii=False, default=lambda one: one.isoformat() if hasattr(one, "isoformat") else str(one))
+def show_json(value: Any) -> None:
+    """Print one line of JSON; as ASCII with escapes where standard output cannot carry all of it, such as a name that is not UTF-8."""
+    text = _json(value)
+    try:
+        text.encode(_encoding())
+    except UnicodeEncodeError:
+        text = _json(value, ensure_ascii=True)
+    typer.echo(text)
+
+
+def _encoding() -> str:
+    return sys.stdout.encoding or "utf-8"
+
+
+def _json(value: Any, *, ensure_ascii: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, default=lambda one: one.isoformat() if hasattr(one, "isoformat") else str(one))
 
 
 @contextlib.contextmanager
@@ -27,9 +41,9 @@ def told(*, as_json: bool, quiet: bool, more: Mapping[str, Any] | None = None) -
 
     def show(result: RunResult) -> None:
         if as_json:
-            typer.echo(json.dumps({**(more or {}), **result.to_dict()}, ensure_ascii=False))
+            show_json({**(more or {}), **result.to_dict()})
         elif not quiet:
-            typer.echo(str(result))
+            typer.echo(str(result).encode(_encoding(), "backslashreplace").decode(_encoding()))
 
     try:
         yield show

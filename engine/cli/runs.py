@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.outcome import as_json_text
+from engine.cli.outcome import show_json
 from engine.errors import ConfigurationError, FerryError
 from engine.results import LARGEST_INTEGER
 
@@ -43,7 +43,7 @@ def list_runs(
         _close_dead_runs()
         found = runs.list_runs(control, connector_id=connector, status=status, limit=limit)
     if as_json:
-        typer.echo(as_json_text(found))
+        show_json(found)
     elif found:
         _show_table(found)
     else:
@@ -63,14 +63,15 @@ def show(run_id: Annotated[int, typer.Argument(metavar="ID", show_default=False)
             raise ConfigurationError(f"there is no run {run_id} in the control database at {control.where}; see ferry runs")
         files = runs.files_of(control, run_id)
     if as_json:
-        typer.echo(as_json_text({**run, "files": files}))
+        show_json({**run, "files": files})
         return
     labels = {"run": run["id"], "connector": _connector(run), "status": run["status"], "flow run": run["prefect_flow_run_id"] or "-"}
     labels |= {"started": run["started_at"], "finished": run["finished_at"] or "-", "rows": _count(run["rows_ingested"])}
     typer.echo("\n".join(f"{label:<10}{value}" for label, value in labels.items()))
     typer.echo(f"\n{run['log_summary'] or ''}\n")
     for file in files:
-        size = f"{_count(file['file_rows'])} rows  {_count(file['file_bytes'])} bytes  sha256 {file['sha256'] or '-'}  verified {file['verified'] or '-'}"
+        rows = "" if file["file_rows"] is None else f"{_count(file['file_rows'])} rows  "  # where files are moved nobody has counted
+        size = f"{rows}{_count(file['file_bytes'])} bytes  sha256 {file['sha256'] or '-'}  verified {file['verified'] or '-'}"
         typer.echo(f"{file['state']} {file['url']}  " + (size if file["file_bytes"] is not None else f"at {file['changed_at']:%Y-%m-%d %H:%M:%S%z}"))
 
 

@@ -28,7 +28,9 @@ def transfer(
     files_in_flight: Annotated[int | None, typer.Option(metavar="N", help="Files under way at once, at most.", show_default=False)] = None,
     verify: Annotated[str | None, typer.Option(metavar="size|checksum|read-back", help="The least level of verification.", show_default=False)] = None,
     min_age: Annotated[float | None, typer.Option(metavar="S", help="Leave files that were changed less than S seconds ago.", show_default=False)] = None,
-    limit_rate: Annotated[float | None, typer.Option(metavar="MB/s", help="Million bytes per second, at most.", show_default=False)] = None,
+    limit_rate: Annotated[
+        float | None, typer.Option(metavar="MB/s", help="Million bytes per second, at most; not of copies within S3.", show_default=False)
+    ] = None,
     source_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of the source.", show_default=False)] = None,
     dest_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of the destination.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,  # noqa: FBT002 - typer's form

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from engine.errors import ConfigurationError, ProcessingError
-from engine.protocols import FileWriter, Form  # noqa: TC001 - part of public signatures
+from engine.protocols import CsvDialect, FileWriter, Form
 
 DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES = {"none": ".csv", "gzip": ".csv.gz", "zstd": ".csv.zst"}
@@ -51,6 +51,11 @@ class CsvFormat:
         self.null = null
         self.compression = compression
 
+    def dialect(self, schema: pa.Schema) -> CsvDialect:
+        """See `TakesLines`."""
+        # A file of one column quotes every value: a NULL row is an empty line, which many readers skip, and a bare `\.` ends COPY before PostgreSQL 18.
+        return CsvDialect(self.delimiter, self.null, quotes_all=bool(self.null) or len(schema) == 1)
+
     def encoder(self, schema: pa.Schema) -> CsvEncoder:
         """An encoder for text, booleans and integers; a source's `text` form has nothing else."""
         for field in schema:
@@ -65,14 +70,12 @@ class CsvEncoder:
     pending = 0
 
     def __init__(self, layout: CsvFormat, schema: pa.Schema) -> None:
-        # A file of one column quotes every value: a NULL row is an empty line, which many readers skip, and a bare `\.` ends COPY before PostgreSQL 18.
-        quote_all = bool(layout.null) or len(schema) == 1
         self._layout = layout
         self._options = csv.WriteOptions(
             include_header=False,
             batch_size=_ENCODED_AT_ONCE,
             delimiter=layout.delimiter,
-            quoting_style="all_valid" if quote_all else "needed",
+            quoting_style="all_valid" if layout.dialect(schema).quotes_all else "needed",
             null_string=layout.null,
         )
         self._header = self._pack(_header_line(schema, layout.delimiter)) if layout.header else None
@@ -81,6 +84,10 @@ class CsvEncoder:
     def prepare(self, batch: pa.RecordBatch) -> list[pa.Buffer]:
         """Lines of the batch, compressed; one buffer, or several where the batch is huge."""
         return [self._pack(self._encode(piece)) for piece in _pieces(batch)]
+
+    def prepare_lines(self, lines: bytes) -> list[pa.Buffer]:
+        """See `TakesLines`."""
+        return [self._pack(pa.py_buffer(lines))]
 
     def weigh(self, prepared: list[pa.Buffer]) -> int:
         """Exactly the bytes that `write` adds, and those of the header."""

@@ -7,17 +7,18 @@ query as written, which gives errors their position, then of the query as a subq
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pyarrow as pa
-from psycopg import pq, sql
+from psycopg import generators, pq, sql
 
 from engine.errors import ConfigurationError, FerryError, QueryFailed
 from engine.libpq import query_failed
+from engine.postgres import splitting
+from engine.postgres.splitting import Ranges, Whole
 from engine.postgres.types import Column, PgType, Rule, TypePolicy, rule_for
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Plan:
         rules: The rule of each.
         shape_checks: Positions of the columns that come with a hidden boolean column after all others: "this array's shape does not fit".
         estimated_rows: The server's guess.
+        split: The page ranges that the query is read in, or why it is read as a whole.
     """
 
     query: str
@@ -47,6 +49,17 @@ class Plan:
     rules: tuple[Rule, ...]
     shape_checks: tuple[int, ...]
     estimated_rows: int | None = None
+    split: Ranges | str = ""
+
+    @property
+    def ranges(self) -> Ranges | None:
+        """The page ranges that the query is read in, if it is."""
+        return self.split if isinstance(self.split, Ranges) else None
+
+    @property
+    def parts(self) -> int:
+        """How many statements give the rows, one after another."""
+        return self.ranges.count if self.ranges else 1
 
     @property
     def schema(self) -> pa.Schema:
@@ -58,20 +71,29 @@ class Plan:
             ]
         )
 
-    @property
-    def statement(self) -> str:
-        """The query with every column asked for by its rule; columns are named by position, since names may repeat."""
+    def statement(self, part: int = 0) -> str:
+        """What the server is sent for one part, counted from 0."""
+        return self.wrapped(self.ranges.query(part) if self.ranges else self.query)
+
+    def wrapped(self, query: str) -> str:
+        """A query with every column asked for by its rule; columns are named by position, since names may repeat."""
         names = [f"c{i}" for i in range(len(self.columns))]
         wanted = [rule.expression(f"q.{name}") for name, rule in zip(names, self.rules, strict=True)]
         for i in self.shape_checks:
             unfit = f"coalesce(array_ndims(q.c{i}) > 1 OR array_lower(q.c{i}, 1) <> 1, false)"
             wanted[i] = f"CASE WHEN {unfit} THEN NULL ELSE {wanted[i]} END"  # the driver fails on other lower bounds, with no name of the column
             wanted.append(unfit)
-        return f"SELECT {', '.join(wanted)} FROM (\n{self.query}\n) AS q({', '.join(names)})"  # noqa: S608 - the query is the user's own, checked below
+        return f"SELECT {', '.join(wanted)} FROM (\n{query}\n) AS q({', '.join(names)})"  # noqa: S608 - the query is the user's own, checked below
 
 
-def begin(options: PostgresSourceOptions) -> str:
-    """Statements that open the reading transaction and set what shapes output, for this transaction alone: poolers share sessions."""
+def begin(options: PostgresSourceOptions, *, in_ranges: bool = False, snapshot: str | None = None) -> str:
+    """Statements that open a reading transaction and set what shapes output, for this transaction alone: poolers share sessions.
+
+    Args:
+        options: What was asked for.
+        in_ranges: Page ranges will be read, with the settings that they were planned with.
+        snapshot: Another transaction's, to read from.
+    """
     settings = {
         "DateStyle": "ISO",  # the output half; how a query's own literals are read stays the role's business
         "IntervalStyle": "postgres",
@@ -83,8 +105,15 @@ def begin(options: PostgresSourceOptions) -> str:
         settings["statement_timeout"] = str(int(options.statement_timeout * 1000))
     if options.timezone is not None:
         settings["TimeZone"] = options.timezone
-    lines = [f"SET LOCAL {name} = {sql.Literal(value).as_string(None)}" for name, value in settings.items()]
-    return "; ".join(["BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", *lines])
+    if in_ranges:
+        settings |= splitting.SETTINGS
+    joined = [] if snapshot is None else [f"SET TRANSACTION SNAPSHOT {_literal(snapshot)}"]
+    lines = [f"SET LOCAL {name} = {_literal(value)}" for name, value in settings.items()]
+    return "; ".join(["BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", *joined, *lines])
+
+
+def _literal(value: str) -> str:
+    return sql.Literal(value).as_string(None)
 
 
 def plan(connection: psycopg.Connection[Any], form: Form, options: PostgresSourceOptions) -> Plan:
@@ -108,7 +137,8 @@ def plan(connection: psycopg.Connection[Any], form: Form, options: PostgresSourc
             rules=rules,
             shape_checks=tuple(i for i, rule in enumerate(rules) if rule.checks_shape),
         )
-        return replace(made, estimated_rows=_estimate(connection, made.statement, options))
+        node = splitting.explain(connection, made.wrapped(made.query))
+        return replace(made, estimated_rows=node["Plan Rows"], split=_split(connection, made, node))
     except psycopg.errors.InvalidParameterValue:
         raise ConfigurationError(f"'timezone': the server knows no time zone {options.timezone!r}") from None
     except psycopg.Error as error:
@@ -137,7 +167,7 @@ def _check(connection: psycopg.Connection[Any], query: str, options: PostgresOpt
         raise ConfigurationError(
             f"the statement is not a query that only reads (SQLSTATE {state}); it must be one SELECT, WITH, VALUES or TABLE that changes nothing"
         )
-    if _fields(connection.pgconn.describe_prepared(b"")) != _fields(raw):
+    if _fields(_describe(connection)) != _fields(raw):
         raise ConfigurationError("the statement is not one plain query: as a subquery it gives other columns")
     return _Described(bare, _fields(raw))
 
@@ -150,8 +180,15 @@ def _parse(connection: psycopg.Connection[Any], query: str, options: PostgresOpt
         raise ConfigurationError("the query holds a NUL character")
     result = connection.pgconn.prepare(b"", query.encode())
     if result.status == pq.ExecStatus.COMMAND_OK:
-        return connection.pgconn.describe_prepared(b"")
+        return _describe(connection)
     raise _rejected(result, query, options)
+
+
+def _describe(connection: psycopg.Connection[Any]) -> pq.abc.PGresult:
+    """What the parsed statement returns. `pgconn.describe_prepared` would keep the interpreter from every other thread until the server answers."""
+    connection.pgconn.send_describe_prepared(b"")
+    described: pq.abc.PGresult = connection.wait(generators.execute(connection.pgconn))[-1]
+    return described
 
 
 def _rejected(result: pq.abc.PGresult, query: str, options: PostgresOptions) -> FerryError:
@@ -247,13 +284,11 @@ def _check_names(columns: Sequence[Column], policy: TypePolicy) -> None:
             raise ConfigurationError(f"{option!r} names column {name!r}, which the query does not have")
 
 
-def _estimate(connection: psycopg.Connection[Any], statement: str, options: PostgresOptions) -> int | None:
-    """The planner's guess at the number of rows. The extended protocol again: it takes one statement alone."""
-    result = connection.pgconn.exec_params(f"EXPLAIN (FORMAT JSON) {statement}".encode(), None)
-    if result.status != pq.ExecStatus.TUPLES_OK:
-        raise query_failed(options, _diagnosis(result, pq.DiagnosticField.SQLSTATE) or None)
-    found: int = json.loads(result.get_value(0, 0) or b"[]")[0]["Plan"]["Plan Rows"]
-    return found
+def _split(connection: psycopg.Connection[Any], made: Plan, node: dict[str, Any]) -> Ranges | str:
+    try:
+        return splitting.split(connection, made.query, made.wrapped, node)
+    except Whole as why:
+        return str(why)
 
 
 def text_notes(made: Plan, policy: TypePolicy) -> list[str]:

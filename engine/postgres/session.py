@@ -88,7 +88,7 @@ class Session:
 
     def settle(self) -> bool:
         """End what still runs for somebody who has gone; whether the session can be used further."""
-        if self._pending is not None and not self._pending.done():
+        if self._pending is not None and not self._pending.done() and not self._left.is_set():
             self._end(self._pending)
         return not self._stop.is_set()
 

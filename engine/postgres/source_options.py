@@ -14,6 +14,7 @@ from engine.postgres.types import TypePolicy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MOST_READERS = 32
 _ALL = "*"
 _PRECISION_AND_SCALE = re.compile(r"\s*(\d+)\s*,\s*(-?\d+)\s*")
 
@@ -60,6 +61,14 @@ def _unrepresentable(value: Any) -> Any:
     return frozenset(column for column, setting in pairs.items() if setting == "text")
 
 
+def _readers(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number != "auto" and not (isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MOST_READERS):
+        raise ValueError(f"is 'auto' or a number from 1 to {MOST_READERS}")
+    return number
+
+
+Readers = Annotated[Literal["auto"] | int, BeforeValidator(_readers)]
 Numeric = Annotated[dict[str, tuple[int, int]], BeforeValidator(_numeric)]
 Unrepresentable = Annotated[frozenset[str], BeforeValidator(_unrepresentable)]
 
@@ -80,8 +89,8 @@ class PostgresSourceOptions(PostgresOptions):
         timezone: The session's TimeZone; None leaves what server or role set.
         numeric: Column → (precision, scale) of numerics that have none; `*` is the default for all.
         unrepresentable: Columns written as exact text because their Parquet type cannot hold every value; `*` is all such columns.
-        readers: Streams read at once.
-        reader: The library that reads.
+        readers: Connections that read a large table at once, when the query is a plain scan of it; `auto` is as many as cores and server have room for.
+        reader: What reads: `adbc`, the driver; `copy`, compiled code of our own (the extra `turbo`).
     """
 
     other_routes: ClassVar[frozenset[str]] = frozenset(
@@ -105,8 +114,8 @@ class PostgresSourceOptions(PostgresOptions):
     timezone: str | None = None
     numeric: Numeric = Field(default_factory=dict)
     unrepresentable: Unrepresentable = frozenset()
-    readers: Literal["auto", 1, "1"] = "auto"
-    reader: Literal["adbc"] = "adbc"
+    readers: Readers = "auto"
+    reader: Literal["adbc", "copy"] = "adbc"
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:

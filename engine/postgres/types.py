@@ -140,7 +140,7 @@ def rule_for(column: Column, form: Form, policy: TypePolicy) -> Rule:
     Raises:
         ConfigurationError: The type has no rule (a pseudo-type without text).
     """
-    kind, typmod = _without_domain(column.type, column.typmod)
+    kind, typmod = without_domain(column.type, column.typmod)
     if kind.kind == "p" and kind.name not in _PSEUDO_WITH_TEXT:
         raise ConfigurationError(f"column {column.name!r}: type {column.declared} has no text; cast it in the query or leave it out")
     text = _MONEY_TEXT if kind.builtin and kind.name == "money" else AS_TEXT
@@ -161,7 +161,7 @@ def _text_rule(kind: PgType, text: Rule) -> Rule:
     return _PLAIN_TEXT.get(kind.name, text) if kind.builtin else text
 
 
-def _without_domain(kind: PgType, typmod: int) -> tuple[PgType, int]:
+def without_domain(kind: PgType, typmod: int) -> tuple[PgType, int]:
     """A domain is its base type, with the modifier that the domain gave it."""
     while kind.kind == "d" and kind.base is not None:
         kind, typmod = kind.base, kind.base_typmod
@@ -213,7 +213,7 @@ def decimal_type(precision: int, scale: int) -> pa.DataType | None:
 
 def _array_rule(element: PgType, typmod: int, asked: tuple[int, int] | None) -> Rule:
     """An array is a list of its element's type; one dimension that starts at 1, which the server is asked about."""
-    inner, inner_typmod = _without_domain(element, typmod)
+    inner, inner_typmod = without_domain(element, typmod)
     rule = _typed_rule(inner, inner_typmod, asked)
     if inner.element is not None:  # a domain over an array, in an array
         return AS_TEXT

@@ -15,11 +15,11 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from engine import paths, workers
 from engine.errors import ConfigurationError, IntegrityError, ProcessingError
-from engine.protocols import FileDestination, FileSource
+from engine.protocols import EncodesItself, FileDestination, FileSource, TakesLines
 from engine.results import FileResult, Progress, RunResult, note_delivered
 from engine.routes.delivery import Delivery, NullJournal
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.protocols import Encoder, Exists, FileWriter, Format, Journal, RowSource, RowStream
+    from engine.protocols import EncodedStream, Encoder, Exists, FileWriter, Format, Journal, LineEncoder, Lines, RowSource, RowStream
     from engine.results import FileState, Verification
 
 PREPARERS = 2
@@ -108,16 +108,23 @@ def export(
     delivery = Delivery(store, target.exists, journal, verify=target.verify)
     stop: BaseException | None = None
     try:
-        with delivery, _Lane(delivery, layout, target) as lane, source.read(layout.form) as stream:
-            _pass_on(stream, lane, delivery, on_progress)
+        with delivery, _Lane(delivery, layout, target) as lane:
+            if isinstance(source, EncodesItself) and isinstance(layout, TakesLines) and not target.chunked:
+                with source.read_encoded(layout.dialect) as lines:
+                    _pass_lines(lines, lane, delivery, on_progress)
+                    schema, came = lines.schema, lines.notes
+            else:
+                with source.read(layout.form) as stream:
+                    _pass_on(stream, lane, delivery, on_progress)
+                    schema, came = stream.reader.schema, stream.notes
     except BaseException as stopped:
         if not delivery.delivered:
             raise
         stop = stopped  # a signal while files were being published: what it stopped was delivered
     removed = _remove_later_chunks(store, target, len(delivery.paths), journal)
     files = tuple(_file_result(store, path, writer, rows) for path, writer, rows in zip(delivery.paths, delivery.writers, delivery.rows, strict=True))
-    notes = (*stream.notes, *store.notes, *removed)
-    result = RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, stream.reader.schema, files, notes)
+    notes = (*came, *store.notes, *removed)
+    result = RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, schema, files, notes)
     if stop is not None:
         note_delivered(stop, result)
         raise stop
@@ -134,6 +141,19 @@ def _pass_on(stream: RowStream, lane: _Lane, delivery: Delivery, on_progress: Ca
     lane.end()
     if lane.rows_in != sum(delivery.rows):
         raise IntegrityError(f"{lane.rows_in:,} rows were read, but {sum(delivery.rows):,} written; nothing was published")
+
+
+def _pass_lines(stream: EncodedStream, lane: _Lane, delivery: Delivery, on_progress: Callable[[Progress], None] | None) -> None:
+    """All pieces that the source has written itself into the one file; the source counts the rows."""
+    lane.begin(stream.schema)
+    for piece in stream.pieces:
+        lane.push_lines(piece)
+        if on_progress is not None:
+            on_progress(Progress(stream.lines, lane.bytes, len(delivery.writers), stream.estimated_rows))
+    lane.end()
+    if stream.rows is None:
+        raise IntegrityError("the source did not say how many rows it sent; nothing was published")
+    lane.rows_in = delivery.rows[-1] = stream.rows
 
 
 def _file_result(store: Store, path: str, writer: FileWriter, rows: int) -> FileResult:
@@ -180,11 +200,17 @@ class _Lane:
     def push(self, batch: pa.RecordBatch) -> None:
         """Hand on a batch; waits while too many are on their way."""
         for part, begins_file in self._cut(batch):
-            prepared = self._preparers.submit(self._encoder.prepare, part)
-            self._in_flight.append(self._writer.submit(self._write, prepared, part.num_rows, begins_file))
+            self._pass(self._preparers.submit(self._encoder.prepare, part), part.num_rows, begins_file)
             self.rows_in += part.num_rows
-            while len(self._in_flight) > IN_FLIGHT:
-                workers.wait(self._in_flight.popleft())
+
+    def push_lines(self, lines: Lines) -> None:
+        """Hand on lines that are encoded already, of rows that nobody counts here."""
+        self._pass(self._preparers.submit(cast("LineEncoder", self._encoder).prepare_lines, lines), 0, begins_file=False)
+
+    def _pass(self, prepared: Future[object], rows: int, begins_file: bool) -> None:  # noqa: FBT001 - private
+        self._in_flight.append(self._writer.submit(self._write, prepared, rows, begins_file))
+        while len(self._in_flight) > IN_FLIGHT:
+            workers.wait(self._in_flight.popleft())
 
     def end(self) -> None:
         """Wait for every batch, then finish the last file."""

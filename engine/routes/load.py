@@ -88,7 +88,7 @@ def load(
     notes = tuple(dict.fromkeys((*nothing, *source.notes, *(archive.notes if archive else ()), *destination.notes)))
     result = RunResult(rows, size, time.monotonic() - started, None, tuple(files), notes)
     if result.failed:
-        raise PartlyFailed(_told(result), result, transient=run.may_help)
+        raise PartlyFailed(_told(result), replace(result, status="failed"), transient=run.may_help)
     return result
 
 

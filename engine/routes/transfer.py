@@ -11,8 +11,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import hashlib
-import io
 import random
+import secrets
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
@@ -20,12 +20,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from engine import workers
-from engine.errors import FerryError, FileChanged, LeaseLost, OutcomeUnknown, PartlyFailed, TransferFailed, describe
+from engine.errors import ConfigurationError, FerryError, FileChanged, LeaseLost, OutcomeUnknown, PartlyFailed, TransferFailed, describe
 from engine.options import MIB
 from engine.protocols import CopiesWithin, SendsBody
 from engine.results import DELIVERED, Progress, RunResult, note_partly, printable
 from engine.routes.delivery import NullJournal
-from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, has_exactly, plan
+from engine.routes.transfer_body import PIECE_BYTES, Rate, Watched
+from engine.routes.transfer_checks import Aliases, itself, may_be_itself, refuse_folded
+from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, plan
+from engine.routes.transfer_preview import preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from engine.protocols import Exists, FileInfo, FileSource, Journal
     from engine.results import FileResult, FileState, Receipt
 
-PIECE_BYTES = MIB
 ATTEMPTS = 3
 GIVE_UP_SECONDS = 10.0
 """How long a stopped transfer waits for files whose server does not answer; what they leave is in the ledger of a connector, and said to who runs a command."""
@@ -74,14 +76,15 @@ def transfer(
     """
     started, journal = time.monotonic(), journal or NullJournal()
     steps = workers.call(lambda: plan(source, destination, orders, journal))
-    unmatched = Unmatched(source, orders)
     moves = _Moves(source, destination, orders, journal)
-    files = workers.call(lambda: [moves.preview(step) for step in steps]) if orders.dry_run else moves.run(steps, on_progress)
+    with Unmatched(source, orders) as unmatched:
+        files = workers.call(lambda: preview(steps, destination, orders)) if orders.dry_run else moves.run(steps, on_progress)
+        unmatched_note = workers.call(unmatched.note)
     delivered = sum(file.bytes for file in files if file.state in DELIVERED)
-    notes = (*dict.fromkeys((*source.notes, *destination.notes)), *workers.call(unmatched.note))
+    notes = (*dict.fromkeys((*source.notes, *destination.notes)), *unmatched_note)
     result = RunResult(0, delivered, time.monotonic() - started, None, tuple(files), notes, counts="files")
     if result.failed:
-        raise PartlyFailed(_told(result), result, transient=moves.may_help)
+        raise PartlyFailed(_told(result), replace(result, status="failed"), transient=moves.may_help)
     return result
 
 
@@ -110,17 +113,19 @@ class _Moves:
             self._store = destination
         self._orders = orders
         self._journal = journal
+        self._aliases = Aliases(source)
+        self._salt = secrets.token_hex(8) if orders.redeliver else ""
         self._stopped = threading.Event()
         self._counting = threading.Lock()
         self._bytes = 0
-        self._rate = _Rate(orders.bytes_per_second)
+        self._rate = Rate(orders.bytes_per_second)
 
     def run(self, steps: list[Step], on_progress: Callable[[Progress], None] | None) -> list[FileResult]:
         """All of them; a result for each."""
         results = [step.result for step in steps]
-        waiting = iter(sorted(((number, step) for number, step in enumerate(steps) if step.todo != "none"), key=lambda one: one[1].is_alike))
+        waiting = iter(sorted(((number, step) for number, step in enumerate(steps) if step.todo != "none"), key=lambda one: self._turn(one[1])))
         total_bytes, total_files = sum(step.file.size for step in steps if step.todo == "send"), sum(step.todo != "none" for step in steps)
-        under_way: dict[Future[FileResult], tuple[int, int]] = {}
+        under_way: dict[Future[FileResult], tuple[int, Step]] = {}
         done = 0
         pool = ThreadPoolExecutor(self._orders.files_in_flight, thread_name_prefix="ferry-file")
         with contextlib.ExitStack() as stack:
@@ -128,8 +133,8 @@ class _Moves:
             try:
                 upcoming = next(waiting, None)
                 while upcoming or under_way:
-                    while upcoming and self._has_room(under_way, upcoming[1]):
-                        under_way[pool.submit(self._work, upcoming[1])] = (upcoming[0], _weight(upcoming[1]))
+                    while upcoming and self._has_room([step for _, step in under_way.values()], upcoming[1]):
+                        under_way[pool.submit(self._work, upcoming[1])] = upcoming
                         upcoming = next(waiting, None)
                     finished, _ = concurrent.futures.wait(under_way, timeout=workers.POLL_SECONDS, return_when=FIRST_COMPLETED)
                     workers.still_wanted()
@@ -147,15 +152,16 @@ class _Moves:
                 raise
         return results
 
-    def preview(self, step: Step) -> FileResult:
-        """What a dry run says of one file. Blocking."""
-        skipped = step.todo == "send" and self._store is not None and self._orders.exists == "skip" and self._stands(step)
-        return replace(step.result, state="skipped") if skipped else step.result
+    def _turn(self, step: Step) -> int:
+        """A move sends links before the files that they may lead to, which are gone afterwards; names that may be one come last, one by one."""
+        if step.is_alike:
+            return 2
+        return 0 if step.file.is_link and self._orders.delete_source else 1
 
-    def _has_room(self, under_way: dict[Future[FileResult], tuple[int, int]], step: Step) -> bool:
-        if not under_way or step.is_alike:
+    def _has_room(self, under_way: list[Step], step: Step) -> bool:
+        if not under_way or step.is_alike or self._turn(under_way[0]) < self._turn(step):
             return not under_way
-        return len(under_way) < self._orders.files_in_flight and sum(weight for _, weight in under_way.values()) + _weight(step) <= BUDGET_BYTES
+        return len(under_way) < self._orders.files_in_flight and sum(map(_weight, under_way)) + _weight(step) <= BUDGET_BYTES
 
     # What follows runs in the threads of the pool, one file in each.
 
@@ -188,10 +194,14 @@ class _Moves:
         if step.todo == "compare" and self._stands_already(step):
             self._journal.record(step.target, "written", source=step.file)
             return replace(step.result, state="written", verified="read-back")
+        is_doubtful = step.todo == "send" and self._orders.delete_source and self._orders.exists == "replace"
         attempts = 1 if self._sender is not None else ATTEMPTS  # a body is sent again by the destination itself
         for attempt in range(1, attempts + 1):
             self._still_wanted()
             try:
+                if is_doubtful and self._store is not None and may_be_itself(self._source, self._store, step) and self._stands_already(step):
+                    raise itself(step)
+                is_doubtful = False  # what stands there from now on may be ours
                 return self._attempt(step)
             except (FileChanged, OutcomeUnknown, LeaseLost):
                 raise
@@ -207,7 +217,12 @@ class _Moves:
         elif self._orders.exists == "skip" and self._stands(step):
             return replace(step.result, state="skipped")
         else:
-            receipt = self._copy(step)
+            try:
+                receipt = self._copy(step)
+            except ConfigurationError:
+                if self._orders.exists == "skip" and self._destination.stat(step.target) is not None:  # another writer was faster
+                    return replace(step.result, state="skipped")
+                raise
         state: FileState = "replaced" if receipt.replaced else "written"
         result = replace(step.result, bytes=receipt.bytes, sha256=receipt.sha256, state=state, verified=receipt.verified, reported=receipt.reported)
         try:
@@ -229,24 +244,29 @@ class _Moves:
     def _copy(self, step: Step) -> Receipt:
         destination = self._destination
         if step.is_alike:
-            _refuse_folded(destination, step)
+            refuse_folded(destination, self._orders.target, step)
         exists: Exists = "replace" if self._orders.exists == "replace" else "fail"
 
+        began = ""
+
         def begun(leftover: str) -> None:
+            nonlocal began
+            began = leftover
             self._journal.record(step.target, "writing", leftover=leftover, source=step.file)
 
-        if step.file.size > PIECE_BYTES:  # a kill may leave an upload whose name was not told yet; what is smaller goes in one request, and leaves nothing
-            self._journal.record(step.target, "writing", source=step.file)
         more: Any = {"verify": self._orders.verify, "standing": step.standing}
         with (
             self._noting_failure(step, destination.notes),
             destination.open_write(step.target, size=step.file.size, exists=exists, on_begin=begun, **more) as writer,
         ):
-            if not (isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
+            may_copy = self._orders.bytes_per_second is None or not destination.has_folders  # a rate is kept by what passes through here
+            if not (may_copy and isinstance(writer, CopiesWithin) and writer.copy_from(self._source, step.file, self._copied)):
                 with self._reading(step.file) as body:
                     while data := body.read(PIECE_BYTES):
                         writer.write(data)
             writer.finish()
+            if destination.has_folders:  # what it began is a temporary file then
+                self._aliases.refuse(step, began)
             self._still_wanted()
             self._journal.record(step.target, "publishing", source=step.file)
         return writer.receipt
@@ -276,14 +296,20 @@ class _Moves:
             self._journal.record(step.target, "publishing", source=step.file)
 
         self._journal.record(step.target, "writing", source=step.file)
-        key = hashlib.sha256(f"{step.result.source}\0{step.file.version}\0{step.result.path}".encode()).hexdigest()[:32]
         with self._noting_failure(step, destination.notes):
-            return destination.send(step.target, lambda: self._reading(step.file), step.file.size, key=key, on_commit=committing, pause=self._pause)
+            return destination.send(step.target, lambda: self._reading(step.file), step.file.size, key=self._key(step), on_commit=committing, pause=self._pause)
+
+    def _key(self, step: Step) -> str:
+        """Tells one delivery from the next: the same bytes under the same name are another one when they were put there anew, or are redelivered."""
+        file = step.file
+        put_there = int(file.modified.timestamp()) if file.modified else ""  # a HEAD tells whole seconds, a listing more
+        told = (step.result.source, file.version, step.result.path, put_there, self._salt)
+        return hashlib.sha256("\0".join(map(str, told)).encode()).hexdigest()[:32]
 
     @contextlib.contextmanager
     def _reading(self, file: FileInfo) -> Iterator[BinaryIO]:
         with self._source.open_read(file) as body:
-            yield cast("BinaryIO", _Watched(body, self._passing))
+            yield cast("BinaryIO", Watched(body, self._passing))
 
     def _passing(self, count: int) -> None:
         """Bytes on their way."""
@@ -347,49 +373,5 @@ class _Moves:
         return replace(result, source_deleted=True)
 
 
-def _refuse_folded(destination: Store, step: Step) -> None:
-    """Of several names that differ by case or Unicode form only, a store that takes them for one would keep one file, and a move delete all sources."""
-    if destination.stat(step.target) is not None and not has_exactly(destination, step.target):
-        raise TransferFailed(
-            f"{step.result.path}: the destination takes this name and that of another file of this run for one (they differ by upper and lower case, "
-            "or by how accents are written), and holds the other; rename one of them"
-        )
-
-
 def _weight(step: Step) -> int:
     return min(step.file.size, LARGE_BYTES)
-
-
-class _Watched(io.RawIOBase):
-    """A body whose bytes are counted, slowed down, and refused when they are not wanted any more."""
-
-    def __init__(self, body: BinaryIO, passing: Callable[[int], None]) -> None:
-        super().__init__()
-        self._body = body
-        self._passing = passing
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = self._body.read(PIECE_BYTES if size is None or size < 0 else size)
-        self._passing(len(data))
-        return data
-
-
-class _Rate:
-    """Bytes per second of all files together."""
-
-    def __init__(self, bytes_per_second: float | None) -> None:
-        self._each = 1 / bytes_per_second if bytes_per_second else 0.0
-        self._lock = threading.Lock()
-        self._free_at = time.monotonic()
-
-    def wait_for(self, count: int, stopped: threading.Event) -> None:
-        """Wait until so many bytes may pass."""
-        if not self._each:
-            return
-        with self._lock:
-            self._free_at = max(self._free_at, time.monotonic()) + count * self._each
-            pause = self._free_at - time.monotonic()
-        stopped.wait(pause)

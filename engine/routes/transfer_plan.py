@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
+import threading
 import time
 import unicodedata
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from engine import paths, workers
 from engine.errors import ConfigurationError, FerryError
@@ -37,7 +39,7 @@ class Orders:
 
     Attributes:
         base: Below the source's root: a folder, or one file. Empty: the root.
-        pattern: Which files below `base`.
+        pattern: Which files below `base`; one file must match it too.
         target: Below the destination's root: a folder; or the new name of one file, unless a folder stands there. Empty: the root.
         target_is_folder: `target` is a folder in any case.
         exists: What to do with files that stand at the destination.
@@ -46,7 +48,7 @@ class Orders:
         verify: The least level of verification; None: what costs no second read.
         files_in_flight: Files under way at once, at most.
         min_age: Seconds since its last modification that a file must have been left alone.
-        bytes_per_second: Of all files together, at most; server-side copies pass through nobody's hands and are not slowed down.
+        bytes_per_second: Of all files together, at most; copies within S3 pass through nobody's hands and are not slowed down.
         redeliver: Send what the ledger says was delivered before.
         dry_run: Say what would be done.
     """
@@ -108,6 +110,8 @@ def plan(source: FileSource, destination: Store | SendsBody, orders: Orders, jou
     earlier = journal.earlier([step.file.path for step in possible])
     unsure = "compare" if not isinstance(destination, SendsBody) else "send" if destination.may_repeat else "park"
     steps = [_decided(step, orders, earlier.get((step.file.path, step.result.path)), unsure) if step.todo == "send" else step for step in steps]
+    if orders.min_age and (ageless := sum(step.todo == "send" and step.file.modified is None for step in steps)):
+        source.notes.append(f"min_age says nothing of {ageless:,} file{'' if ageless == 1 else 's'}, whose time of modification the source does not tell")
     steps = _with_likeness(steps)
     if isinstance(destination, SendsBody) or len(steps) < WORTH_LISTING or (destination.has_folders and orders.exists != "skip"):
         return steps  # a folder's own look costs less than a listing
@@ -127,25 +131,45 @@ class Unmatched:
 
     def __init__(self, source: FileSource, orders: Orders) -> None:
         self._orders = orders
-        self._counting = workers.start(lambda: _count_unmatched(source, orders), name="ferry-count")
+        self._ended = threading.Event()
+        self._counting = workers.start(lambda: self._count(source), name="ferry-count")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Count no more: the source may be closed now."""
+        self._ended.set()
 
     def note(self) -> tuple[str, ...]:
         """What there is to say, as far as it is known by now. Blocking, for a moment."""
         try:
             count = self._counting.result(timeout=COUNTING_SECONDS)
         except Exception:  # noqa: BLE001 - a remark that cannot be made is no reason to fail what was moved
+            self._ended.set()
+            concurrent.futures.wait([self._counting], timeout=COUNTING_SECONDS)  # who lists on would open a connection that nobody closes
             return ()
         many = f"more than {MOST_COUNTED:,}" if count > MOST_COUNTED else f"{count:,}"
         return (f"{many} file{'' if count == 1 else 's'} in subfolders did not match {self._orders.pattern!r} ('**/*' takes all)",) if count else ()
 
+    def _count(self, source: FileSource) -> int:
+        base, pattern = self._orders.base, self._orders.pattern
+        if "**/" in pattern or (base and source.stat(base) is not None):
+            return 0
+        wanted = paths.matcher(paths.join_pattern(base, pattern))
+        depth = base.count("/") + 1 if base else 0
+        with workers.watching(self._still_wanted):
+            count = 0
+            for file in source.list(paths.join_pattern(base, "**/*"), ordered=False):
+                workers.still_wanted()
+                count += file.path.count("/") > depth and not wanted.fullmatch(file.path)
+                if count > MOST_COUNTED:
+                    break
+        return count
 
-def _count_unmatched(source: FileSource, orders: Orders) -> int:
-    if "**/" in orders.pattern or (orders.base and source.stat(orders.base) is not None):
-        return 0
-    wanted = paths.matcher(paths.join_pattern(orders.base, orders.pattern))
-    depth = orders.base.count("/") + 1 if orders.base else 0
-    below = (f for f in source.list(paths.join_pattern(orders.base, "**/*"), ordered=False) if f.path.count("/") > depth and not wanted.fullmatch(f.path))
-    return sum(1 for _ in itertools.islice(below, MOST_COUNTED + 1))
+    def _still_wanted(self) -> None:
+        if self._ended.is_set():
+            raise concurrent.futures.CancelledError
 
 
 def _with_likeness(steps: list[Step]) -> list[Step]:
@@ -153,18 +177,31 @@ def _with_likeness(steps: list[Step]) -> list[Step]:
     seen: set[str] = set()
     marked = []
     for step in steps:
-        name = unicodedata.normalize("NFC", step.target).casefold()
+        name = likeness(step.target)
         marked.append(replace(step, is_alike=step.todo != "none" and name in seen))
         seen.add(name)
     return marked
 
 
-def has_exactly(destination: Store, path: str) -> bool:
-    """Whether a file is listed under this very name, not only found by it. Blocking.
+def likeness(path: str) -> str:
+    """Equal for paths that some operating system takes for one.
 
-    From the root on: a listing that begins in a folder takes the folder's name as it was asked for.
+    Those of Windows and Apple know no case, Apple's no two ways to write an accent, and Windows drops dots and spaces at a name's end.
+
+    Example:
+        >>> likeness("Lab/A.csv") == likeness("lab./a.CSV. ")
+        True
     """
-    return any(file.path == path for file in destination.list("**/*" if "/" in path else "*", ordered=False))
+    return "/".join(part.rstrip(". ") for part in unicodedata.normalize("NFC", path).casefold().split("/"))
+
+
+def has_exactly(destination: Store, folder: str, path: str) -> bool:
+    """Whether a file below `folder` is listed under this very name, not only found by it. Blocking.
+
+    All below that folder: a listing that begins in one takes its name as it was asked for.
+    """
+    deep = "/" in path[len(folder) + 1 if folder else 0 :]
+    return any(file.path == path for file in destination.list(paths.join_pattern(folder, "**/*" if deep else "*"), ordered=False))
 
 
 def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> list[Step]:
@@ -181,7 +218,10 @@ def _with_standing(steps: list[Step], destination: Store, orders: Orders) -> lis
 def _chosen(source: FileSource, orders: Orders) -> tuple[list[FileInfo], str, bool]:
     """The files, the folder that their paths begin with, and whether the source is one file by name."""
     if orders.base and (single := source.stat(orders.base)) is not None:
-        return [single], single.path[: single.path.rfind("/") + 1], True
+        folder = single.path[: single.path.rfind("/") + 1]
+        if not paths.matcher(orders.pattern).fullmatch(single.path.removeprefix(folder)):
+            raise ConfigurationError(f"{source.url(single.path)} is one file, and the pattern {orders.pattern!r} does not match its name")
+        return [single], folder, True
     files = list(source.list(paths.join_pattern(orders.base, orders.pattern)))
     if not files and source.has_folders and not source.is_folder(orders.base):
         raise ConfigurationError(f"there is no file or folder {source.url(orders.base or '*').removesuffix('/*')}")

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, cast
@@ -91,6 +92,7 @@ class LocalStore:
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
+        self._check_mount()
         return os.path.isdir(self._place(path) if path else self._root or "/")  # noqa: PTH112 - no path object for each question
 
     def close(self) -> None:
@@ -98,6 +100,7 @@ class LocalStore:
 
     def stat(self, path: str) -> File | None:
         """The regular file at `path`, or None."""
+        self._check_mount()
         return self._look(path, self._place(path))
 
     def _look(self, path: str, place: str) -> File | None:
@@ -109,6 +112,14 @@ class LocalStore:
         except OSError as error:
             raise translated(error, place, "look at") from None
 
+    def _listed(self, path: str, place: str) -> File | None:
+        found = self._look(path, place)
+        if not os.path.islink(place):  # noqa: PTH114 - as above
+            return found
+        if found is None and not os.path.exists(place):  # noqa: PTH110 - as above
+            self.notes.append(f"{place} is a link that leads nowhere, and is left out")
+        return found and replace(found, is_link=True)
+
     def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
         """Matching regular files in the order of their paths; links to folders are not followed, nor links that lead outside."""
         wanted, start = paths.matcher(pattern), paths.fixed_folder(pattern)
@@ -117,7 +128,7 @@ class LocalStore:
         found_paths = self._walk(f"{self._root}/{start}".rstrip("/") or "/", start, deep=deep)
         for path in sorted(found_paths, key=paths.in_order) if ordered else found_paths:
             # A name that no store takes is listed all the same: it is refused by itself, and keeps no other file from its way.
-            if wanted.fullmatch(path) and (found := self._look(path, f"{self._root}/{path}")) is not None:
+            if wanted.fullmatch(path) and (found := self._listed(path, f"{self._root}/{path}")) is not None:
                 yield found
 
     @contextlib.contextmanager
@@ -139,6 +150,7 @@ class LocalStore:
     def open_descriptor(self, file: FileInfo) -> Iterator[int]:
         """The version that was listed, open for reading; another version is an error before and after."""
         place = self._place(file.path)
+        self._check_mount()
         self._check_links(place)
         with translating(place, "read"):
             descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe that took the file's place holds nobody up
@@ -152,6 +164,7 @@ class LocalStore:
     def delete(self, file: FileInfo) -> None:
         """Delete that version; of a link to it, the link."""
         place = self._place(file.path)
+        self._check_mount()
         self._check_links(place)
         with translating(place, "delete"):
             self._check_version(file, os.stat(place))  # noqa: PTH116 - as above
@@ -239,6 +252,7 @@ class LocalStore:
             raise FileChanged(f"{self.url(file.path)} has changed since it was listed", transient=True)
 
     def _check_mount(self) -> None:
+        """Asked by every verb that reads, writes or deletes: a share may go away in the middle of a run."""
         if not self._options.require_mount:
             return
         root = Path(self._root or "/")

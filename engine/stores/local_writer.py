@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from engine import workers
-from engine.errors import ConfigurationError, IntegrityError, TransferFailed
+from engine.errors import ConfigurationError, IntegrityError, OutcomeUnknown, TransferFailed
 from engine.results import Receipt, reaches
 from engine.stores.local_errors import translated, translating
 from engine.stores.temporary import new_token, temporary_name
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 1 << 20
 COPIED_AT_ONCE = 64 << 20
+OPEN_ATTEMPTS = 5
+_CANNOT_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _CANNOT_COPY = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM, errno.ETXTBSY}
 
 
@@ -56,6 +58,7 @@ class LocalWriter:
         self.temporary_name = temporary_name(name, new_token())
         self._temporary = f"{self._folder}/{self.temporary_name}"
         self._made: list[str] = []
+        self._inode = (0, 0)  # device and number of the finished file
         self._descriptor: int | None = None
         self._begun = False
         self._finished = False
@@ -127,7 +130,8 @@ class LocalWriter:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            found = os.stat(self._temporary).st_size  # noqa: PTH116 - a path object for each small file is measurable
+            standing = os.stat(self._temporary)  # noqa: PTH116 - a path object for each small file is measurable
+        found, self._inode = standing.st_size, (standing.st_dev, standing.st_ino)
         if found != self.size or (self._declared is not None and self._declared != self.size):
             announced = self.size if self._declared is None else self._declared
             raise IntegrityError(f"{self._place}: {self.size:,} bytes written, {found:,} on disk, {announced:,} announced; not published")
@@ -152,11 +156,16 @@ class LocalWriter:
         """Make the temporary file, and its folder if need be."""
         mode = 0o666 if self._mode is None else self._mode
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            self._descriptor = os.open(self._temporary, flags, mode)
-        except FileNotFoundError:
-            make_folders(self._folder, self._made)
-            self._descriptor = os.open(self._temporary, flags, mode)
+        attempts = 0
+        while self._descriptor is None:
+            try:
+                if attempts:
+                    make_folders(self._folder, self._made)
+                self._descriptor = os.open(self._temporary, flags, mode)
+            except FileNotFoundError:  # or another writer, who failed, has just taken away the folders that it had made
+                attempts += 1
+                if attempts == OPEN_ATTEMPTS:
+                    raise
         self._begun = True
 
     def _read_back(self) -> None:
@@ -177,25 +186,61 @@ class LocalWriter:
         """Rename; `exists="fail"` links instead, because a link never replaces (POSIX link)."""
         try:
             replaced = os.path.lexists(self._place)
-            if self._exists == "fail":
-                self._link()
-            else:
-                os.replace(self._temporary, self._place)  # noqa: PTH105 - as in finish
-            sync_folders(self._folder, self._made)
+            self._appear()
         except FileExistsError:
             raise ConfigurationError(f"{self._place} exists already (if_exists: fail); nothing was replaced") from None
         except OSError as error:
             raise translated(error, self._place, "publish") from None
+        try:
+            sync_folders(self._folder, self._made)
+        except OSError as error:
+            self._withdraw()
+            raise translated(error, self._place, "publish") from None
         return replaced
 
-    def _link(self) -> None:
+    def _appear(self) -> None:
+        """NFS repeats a request whose answer was lost, and then says of a rename that was done that there is no such file, of a link that it exists."""
         try:
+            if self._exists != "fail":
+                os.replace(self._temporary, self._place)  # noqa: PTH105 - as in finish
+                return
             os.link(self._temporary, self._place)
         except OSError as error:
-            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}:
+            if not self._stands():
+                if self._exists == "fail" and error.errno in _CANNOT_LINK:
+                    raise ConfigurationError(f"{self._folder} is on a file system without hard links, which if_exists: fail needs here") from None
                 raise
-            raise ConfigurationError(f"{self._folder} is on a file system without hard links, which if_exists: fail needs here") from None
-        os.unlink(self._temporary)  # noqa: PTH108 - as in finish
+        self._remove_temporary()
+
+    def _stands(self) -> bool:
+        """Whether our file stands at its name.
+
+        Raises:
+            OutcomeUnknown: Nobody can say.
+        """
+        try:
+            found = os.lstat(self._place)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise OutcomeUnknown(f"{translated(error, self._place, 'look at')}; it is not known whether the file stands there now") from None
+        return (found.st_dev, found.st_ino) == self._inode
+
+    def _withdraw(self) -> None:
+        """What may be gone after a power cut does not count as delivered: with `exists="fail"` it would be in its own way at the next attempt."""
+        if self._exists == "fail" and self._stands():
+            try:
+                os.unlink(self._place)  # noqa: PTH108 - as in finish
+            except OSError as error:
+                raise OutcomeUnknown(f"{translated(error, self._place, 'take back')}; it stands there, and may be gone after a power cut") from None
+
+    def _remove_temporary(self) -> None:
+        try:
+            os.unlink(self._temporary)  # noqa: PTH108 - as in finish
+        except FileNotFoundError:
+            pass
+        except OSError:
+            self.remains = self._begun
 
     def _discard(self) -> None:
         """Leave nothing: no temporary file, no folder that was made for it."""
@@ -203,12 +248,7 @@ class LocalWriter:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = None
-        try:
-            os.unlink(self._temporary)  # noqa: PTH108 - as in finish
-        except FileNotFoundError:
-            pass
-        except OSError:
-            self.remains = self._begun
+        self._remove_temporary()
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # noqa: PTH106 - as in finish

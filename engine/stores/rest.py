@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import threading
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn
@@ -21,10 +20,10 @@ from requests.auth import HTTPBasicAuth
 from engine import paths
 from engine.addresses import is_loopback
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, FileChanged, LeaseLost, OutcomeUnknown, TransferFailed
-from engine.options import Options, Secret
+from engine.options import Options, Secret, json_object
 from engine.results import Receipt
 from engine.stores.rest_body import FileBody, Frame, SourceFailedError, form
-from engine.stores.rest_connection import never_connected, session, trust
+from engine.stores.rest_connection import never_connected, session, tell_body, trust
 
 if TYPE_CHECKING:
     import ssl
@@ -86,6 +85,9 @@ def _text(value: str) -> str:
     return value
 
 
+_Text = Annotated[str, AfterValidator(_text)]
+
+
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
@@ -102,7 +104,7 @@ class RestOptions(Options):
         content_type: Of the file.
         headers: More headers; their values are secrets.
         idempotent: The endpoint takes a repeated POST or PATCH with the same `Idempotency-Key` for one.
-        timeout: Seconds without any sign of the server: to connect, to take more of the file, to answer.
+        timeout: Seconds without any sign of the server: to connect, to take more of the file, to answer. The whole answer has five times as long.
         verify_tls: Check the server's certificate.
         ca_bundle: A file of certificates to trust instead of the usual ones.
     """
@@ -118,10 +120,10 @@ class RestOptions(Options):
     username: str | None = None
     password: Secret | None = None
     use_multipart: bool = True
-    file_field_name: Annotated[str, Field(min_length=1), AfterValidator(_text)] = "file"
-    additional_fields: dict[Annotated[str, AfterValidator(_text)], Annotated[str, AfterValidator(_text)]] = Field(default_factory=dict)
+    file_field_name: Annotated[_Text, Field(min_length=1)] = "file"
+    additional_fields: Annotated[dict[_Text, _Text], BeforeValidator(json_object)] = Field(default_factory=dict)
     content_type: Annotated[str, Field(min_length=1), AfterValidator(_header_value)] = "application/octet-stream"
-    headers: dict[str, Secret] = Field(default_factory=dict)
+    headers: Annotated[dict[str, Secret], BeforeValidator(json_object)] = Field(default_factory=dict)
     idempotent: bool = False
     timeout: Annotated[float, Field(gt=0)] = 60.0
     verify_tls: bool = True
@@ -136,6 +138,9 @@ class RestOptions(Options):
         unused = [key for key in ("token", "api_key", "password") if getattr(self, key) is not None and key not in _NEEDED[self.auth_type]]
         if unused:
             raise ValueError(f"'{unused[0]}' is given, and 'auth_type' {self.auth_type} does not use it")
+        lost = [key for key in ("additional_fields", "file_field_name") if not self.use_multipart and getattr(self, key) != _default(key)]
+        if lost:
+            raise ValueError(f"'{lost[0]}' is given, and without 'use_multipart' there is no form that could hold it")
         for name, value in self.headers.items():
             _named(f"'headers': {name!r}", _header_name, name)
             _named(f"'headers': the value of {name!r}", _header_value, value.get_secret_value())
@@ -154,12 +159,10 @@ class RestDestination:
 
     Attributes:
         may_repeat: Whether a file that may have been taken can be sent again.
-        stop: Set by whoever wants no more: pauses between requests end at once then.
     """
 
     def __init__(self, options: RestOptions) -> None:
         self.notes: list[str] = []
-        self.stop = threading.Event()
         self._options = options
         self._context: ssl.SSLContext | None = None
         self.may_repeat = options.method == "PUT" or options.idempotent
@@ -188,7 +191,7 @@ class RestDestination:
         *,
         key: str,
         on_commit: Callable[[], None],
-        pause: Callable[[float], None] | None = None,
+        pause: Callable[[float], None] = time.sleep,
     ) -> Receipt:
         """See `SendsBody.send`."""
         unknown: OutcomeUnknown | None = None  # of an earlier request: no later refusal says what became of that one
@@ -196,15 +199,17 @@ class RestDestination:
             body = FileBody(open_body, size, on_commit, self.url(path), self._frame(path))
             try:
                 return self._sent(path, body, key)
-            except (FileChanged, LeaseLost):
+            except LeaseLost:
                 raise
-            except FerryError as error:
+            except Exception as error:  # noqa: BLE001 - whatever a source raises does not tell what became of an earlier request
                 unknown = error if isinstance(error, OutcomeUnknown) else unknown
-                may_help = self.may_repeat if error is unknown else error.transient
-                if not may_help or number == REQUESTS_PER_FILE:
+                if number == REQUESTS_PER_FILE or not self._may_help(error):
                     raise (unknown or error) from None
                 seconds = _pause_seconds(error, number)
-            (pause or self._pause)(seconds)
+            try:
+                pause(seconds)
+            except Exception as stop:  # noqa: BLE001 - nor does whoever wants no more
+                raise (unknown or stop) from None
         raise AssertionError  # the loop returns or raises
 
     def probe(self, path: str) -> None:
@@ -216,9 +221,11 @@ class RestDestination:
         except requests.RequestException as error:
             raise self._unreached(error, path, is_begun=False) from None
 
-    def _pause(self, seconds: float) -> None:
-        if self.stop.wait(seconds):
-            raise TransferFailed(f"{self._options.method} to {urlsplit(self._options.url).hostname}: stopped between two requests")
+    def _may_help(self, error: Exception) -> bool:
+        """Whether another request can."""
+        if isinstance(error, OutcomeUnknown):
+            return self.may_repeat
+        return isinstance(error, FerryError) and error.transient and not isinstance(error, FileChanged)
 
     def _sent(self, path: str, body: FileBody, key: str) -> Receipt:
         """One request."""
@@ -251,7 +258,8 @@ class RestDestination:
         return form(fields, options.file_field_name, name, options.content_type)
 
     def _refused(self, response: requests.Response, what: str) -> NoReturn:
-        """Status, media type and length; the body may quote what was sent."""
+        """Status, media type and length; the body may quote what was sent, and is no part of the error."""
+        tell_body(response, what)
         status = response.status_code
         media, length = response.headers.get("Content-Type", "").partition(";")[0].strip(), response.headers.get("Content-Length", "")
         media = media if _MEDIA_TYPE.fullmatch(media) else "no media type"
@@ -319,6 +327,10 @@ class RestDestination:
         self.notes.append(f"the connection to {url.scheme}://{url.netloc} is not encrypted")
 
 
+def _default(key: str) -> Any:
+    return RestOptions.model_fields[key].get_default(call_default_factory=True)
+
+
 def _named(what: str, check: Callable[[str], str], value: str) -> None:
     """Check a value whose place pydantic cannot tell, or whose type hides it."""
     try:
@@ -340,7 +352,7 @@ def _reported(response: requests.Response) -> dict[str, str]:
     return found
 
 
-def _pause_seconds(error: FerryError, number: int) -> float:
+def _pause_seconds(error: Exception, number: int) -> float:
     """How long to wait before the next request: what the server asks for, else twice as long each time, with jitter."""
     asked = _retry_after(error.__dict__.get("retry_after"))
     own = PAUSE_SECONDS * 2 ** (number - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter

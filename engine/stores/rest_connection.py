@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import socket
 import ssl
+import threading
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -12,15 +15,24 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import InsecureRequestWarning, NewConnectionError
+from urllib3.exceptions import HTTPError, InsecureRequestWarning, NewConnectionError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from engine.errors import ConfigurationError
+from engine.results import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from urllib3.response import HTTPResponse
+
 _BLOCK_BYTES = 256 << 10
+_SHOWN_BYTES = 4096
+ANSWER_TIMEOUTS = 5
+"""So many times as long as a server may be silent may its whole answer take: one that comes byte by byte would hold a delivery up for ever."""
+_answers = logging.getLogger("engine.answers")
+if not _answers.level:
+    _answers.setLevel(logging.CRITICAL)  # never with the engine's other records: an answer may quote what was sent; `ferry --debug` on a terminal lowers it
 
 
 @contextlib.contextmanager
@@ -32,16 +44,46 @@ def _answer_first() -> Iterator[None]:
         raise BrokenPipeError from None
 
 
+@contextlib.contextmanager
+def _in_time(connection: HTTPConnection) -> Iterator[None]:
+    """Cut the connection when the block takes too long."""
+    plain = connection.sock
+    seconds = connection.timeout
+
+    def cut() -> None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(plain, socket.SHUT_RDWR)  # under TLS too: nothing is said to a server that may not listen
+
+    if plain is None or not isinstance(seconds, int | float):
+        yield
+        return
+    alarm = threading.Timer(ANSWER_TIMEOUTS * seconds, cut)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
+
+
 class _Connection(HTTPConnection):
     def send(self, data: Any) -> None:
         with _answer_first():
             super().send(data)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        with _in_time(self):
+            return super().getresponse()
 
 
 class _TlsConnection(HTTPSConnection):
     def send(self, data: Any) -> None:
         with _answer_first():
             super().send(data)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        with _in_time(self):
+            return super().getresponse()
 
 
 class _Pool(HTTPConnectionPool):
@@ -87,12 +129,21 @@ def trust(*, verify: bool, ca_bundle: str | None) -> ssl.SSLContext:
 
 
 def session(context: ssl.SSLContext | None) -> requests.Session:
-    """A session that takes nothing from the environment: no netrc, no proxy that the configuration does not name."""
+    """A session that takes nothing from the environment: no netrc and no proxy."""
     made = requests.Session()
     made.trust_env = False
     made.mount("http://", _Adapter(None))
     made.mount("https://", _Adapter(context))
     return made
+
+
+def tell_body(response: requests.Response, what: str) -> None:
+    """Show how the body of a refusal begins, where somebody has asked for that."""
+    if not _answers.isEnabledFor(logging.INFO):
+        return
+    with contextlib.suppress(HTTPError, OSError):  # the refusal itself says what went wrong
+        begin = response.raw.read1(_SHOWN_BYTES, decode_content=True) or b""
+        _answers.info("%s: the answer begins: %s", what, printable(begin.decode(errors="replace")))
 
 
 def never_connected(error: requests.RequestException) -> bool:

@@ -16,6 +16,7 @@ from engine.errors import ConfigurationError, ConnectionFailed, FileChanged
 from engine.options import ENVIRONMENT, Options, Secret
 from engine.paths import File
 from engine.stores import s3_connection
+from engine.stores.s3_copy import COPY_SECONDS
 from engine.stores.s3_errors import FAILURES, code, status, translated
 from engine.stores.s3_read import ObjectReader
 from engine.stores.s3_requests import ObjectRequests
@@ -99,6 +100,7 @@ class S3Store:
         self._held = 0  # bytes of small objects that are finished but not sent; see `hold`
         self._lock = threading.Lock()
         self._client: S3Client | None = None
+        self._copying_client: S3Client | None = None
         self._requests: ObjectRequests | None = None
         self._bucket_stands = False
         remark = s3_connection.unencrypted(options)
@@ -115,6 +117,14 @@ class S3Store:
             if self._client is None:
                 self._client = s3_connection.connect(self.options)
             return self._client
+
+    @property
+    def copying_client(self) -> S3Client:
+        """One that waits longer, since a server answers a copy when it is done."""
+        with self._lock:
+            if self._copying_client is None:
+                self._copying_client = s3_connection.connect(self.options, answer_seconds=COPY_SECONDS, attempts=2)
+            return self._copying_client
 
     @property
     def requests(self) -> ObjectRequests:
@@ -148,9 +158,10 @@ class S3Store:
             if self._requests is not None:
                 self._requests.close()
                 self._requests = None
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+            for client in (self._client, self._copying_client):
+                if client is not None:
+                    client.close()
+            self._client = self._copying_client = None
 
     def key(self, path: str) -> str:
         """The object's key.
@@ -192,7 +203,7 @@ class S3Store:
             if status(error) == 404:  # noqa: PLR2004 - HTTP
                 self._check_bucket()
                 return None
-            raise self.translated(error, f"look at {self.url(path)}") from None
+            raise self._refusal(error, path) from None
         return File(path, head["ContentLength"], head["LastModified"], head["ETag"].strip('"'))
 
     def _described(self, path: str, answer: Answer) -> File | None:
@@ -340,12 +351,16 @@ class S3Store:
         except ConnectionFailed as refused:
             if "access denied" not in str(refused):
                 raise
-        try:  # a HEAD has no body to say why; a listing has
-            self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=self.key(path), MaxKeys=1)
-        except FAILURES as error:
-            if code(error) != "AccessDenied":
-                raise self.translated(error, f"write {self.url(path)}") from None
         return None
+
+    def _refusal(self, error: Failure, path: str) -> FerryError:
+        """A HEAD has no body to say why; a listing has."""
+        if status(error) == 403:  # noqa: PLR2004 - HTTP
+            try:
+                self.client.list_objects_v2(Bucket=self.options.bucket, Prefix=self.key(path), MaxKeys=1)
+            except FAILURES as reason:
+                error = reason if code(reason) != "AccessDenied" else error
+        return self.translated(error, f"look at {self.url(path)}")
 
     def _check_bucket(self) -> None:
         """A missing object and a missing bucket answer a HEAD alike."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.options import Secret
     from engine.stores.s3 import S3Options
 
+ANSWER_SECONDS = 60.0
 CONNECTIONS = 64  # as many files as may be in flight
 _making = threading.Lock()  # a session is not for several threads
 
@@ -32,8 +33,8 @@ def _session() -> boto3.session.Session:
     return boto3.session.Session()
 
 
-def connect(options: S3Options) -> S3Client:
-    """A client for these options; nothing is asked of the server yet.
+def connect(options: S3Options, *, answer_seconds: float = ANSWER_SECONDS, attempts: int = 4) -> S3Client:
+    """A client for these options, which waits so long for an answer and asks so often; nothing is asked of the server yet.
 
     Raises:
         ConfigurationError: The endpoint is no URL, or the region no name.
@@ -41,8 +42,8 @@ def connect(options: S3Options) -> S3Client:
     checksums: Literal["when_supported", "when_required"] = "when_required"  # ours are sent explicitly, part by part
     config = Config(
         connect_timeout=10,
-        read_timeout=60,
-        retries={"mode": "standard", "total_max_attempts": 4},
+        read_timeout=answer_seconds,
+        retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=CONNECTIONS,
         tcp_keepalive=True,
         request_checksum_calculation=checksums,

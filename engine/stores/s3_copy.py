@@ -1,6 +1,7 @@
 """Copies inside one S3 server: the bytes do not pass through this process.
 
-https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html: up to 5 GiB in one request, more in parts. The source is pinned by its ETag.
+https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html: up to 5 GiB in one request; we go in parts much sooner, since a server answers when it is
+done, and nobody waits for ever. The source is pinned by its ETag.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from engine.results import Verification
     from engine.stores.s3 import S3Store
 
-LARGEST_COPY_BYTES = 5 << 30
 PART_BYTES = 512 << 20
 PARTS_AT_ONCE = 4
+COPY_SECONDS = 300
+"""So long may a server take to copy `PART_BYTES`, which is 2 MB/s."""
 _KEPT = ("ContentType", "ContentEncoding", "ContentLanguage", "ContentDisposition", "CacheControl", "Expires")
 _CHECKSUMS = ("ChecksumCRC64NVME", "ChecksumCRC32", "ChecksumCRC32C", "ChecksumSHA1", "ChecksumSHA256")
 _ETAG = re.compile(rb"<CopyObjectResult.*?<ETag>(?:&#34;|&quot;|\")?([0-9a-f-]+)", re.DOTALL)
@@ -50,6 +52,8 @@ class ServerCopy:
         try:
             head: dict[str, Any] = dict(self._source.client.head_object(Bucket=self._from["Bucket"], Key=self._from["Key"], IfMatch=self.file.version))
             kept = {name: head[name] for name in _KEPT if name in head} | {"Metadata": {**head.get("Metadata", {}), **self._mark}}
+            if on_begin is not None:
+                on_begin("")  # noted before there is anything
             self.upload_id = self._store.client.create_multipart_upload(**self._place, **kept)["UploadId"]
             if on_begin is not None:
                 on_begin(self.upload_id)
@@ -71,10 +75,10 @@ class ServerCopy:
             return dict(self._store.client.complete_multipart_upload(**self._place, UploadId=self.upload_id, MultipartUpload=parts))
         named = quote(f"{self._from['Bucket']}/{self._from['Key']}", safe="/-_.~")
         headers = {"x-amz-copy-source": named, "x-amz-copy-source-if-match": f'"{self.file.version}"'}
-        answer = self._store.requests.ask("PUT", self._place["Key"], headers)
+        answer = self._store.requests.ask("PUT", self._place["Key"], headers, patience=COPY_SECONDS)
         if answer is not None and (found := _ETAG.search(answer.body)):  # a failure may come with status 200
             return {"ETag": found[1].decode()}
-        copied = self._store.client.copy_object(**self._place, CopySource=self._from, CopySourceIfMatch=self.file.version)  # type: ignore[arg-type]
+        copied = self._store.copying_client.copy_object(**self._place, CopySource=self._from, CopySourceIfMatch=self.file.version)  # type: ignore[arg-type]
         return {"ETag": copied["CopyObjectResult"]["ETag"]}
 
     def level(self, answer: dict[str, Any]) -> Verification:
@@ -106,7 +110,7 @@ class ServerCopy:
         start = (number - 1) * size
         end = min(start + size, self.file.size)
         assert self.upload_id is not None  # noqa: S101 - begun before
-        copied = self._store.client.upload_part_copy(
+        copied = self._store.copying_client.upload_part_copy(
             **self._place,
             UploadId=self.upload_id,
             PartNumber=number,

@@ -7,6 +7,7 @@ Signature Version 4: https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-head
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from botocore.httpsession import get_cert_path
+
+from engine.stores.s3_errors import FAILURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,24 +63,31 @@ class ObjectRequests:
         self._credentials = client._request_signer._credentials  # type: ignore[attr-defined]  # noqa: SLF001 - what the client itself signs with, renewed where need be
         self._host, self._folder, self._tls, self._usable = "", "", None, False
         self._address = ("", 0)
-        if self._credentials is not None:
+        self._idle: list[_Connection] = []
+        weakref.finalize(self, _close_all, self._idle)  # as boto3 does, for whoever forgets `close`
+        self._lock = threading.Lock()
+        self._key: tuple[str, str, bytes] = ("", "", b"")
+        if self._credentials is None:
+            return
+        with contextlib.suppress(*FAILURES):  # a malformed name: boto3 says so when it is asked
             # A presigned address tells how this client addresses the bucket, whatever its options and the kind of endpoint.
             base = urlsplit(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "x"}))
             self._host, self._folder = base.netloc, base.path.removesuffix("x")
             self._address = (base.hostname or "", base.port or (443 if base.scheme == "https" else 80))
             self._tls = _context() if base.scheme == "https" else None
             self._usable = not _has_proxy(base.scheme, self._host)
-        self._idle: list[_Connection] = []
-        weakref.finalize(self, _close_all, self._idle)  # as boto3 does, for whoever forgets `close`
-        self._lock = threading.Lock()
-        self._key: tuple[str, str, bytes] = ("", "", b"")
 
-    def ask(self, method: str, key: str, headers: Mapping[str, str], *, body: bytes | bytearray = b"", sha256: str = EMPTY_SHA256) -> Answer | None:
-        """Send one request; `sha256` is the body's, which the server checks."""
+    def ask(
+        self, method: str, key: str, headers: Mapping[str, str], *, body: bytes | bytearray = b"", sha256: str = EMPTY_SHA256, patience: float = ANSWER_SECONDS
+    ) -> Answer | None:
+        """Send one request; `sha256` is the body's, which the server checks, `patience` how many seconds it may take to answer."""
         if not self._usable:
             return None
         path = self._folder + quote(key, safe="/-_.~")
-        signed = self._signed(method, path, {**headers, "host": self._host, "x-amz-content-sha256": sha256})
+        try:
+            signed = self._signed(method, path, {**headers, "host": self._host, "x-amz-content-sha256": sha256})
+        except FAILURES:  # keys that could not be renewed
+            return None
         if method == "PUT":
             signed["content-length"] = str(len(body))
         for _ in range(2):  # a connection that has been idle may have been closed behind our back
@@ -86,11 +96,11 @@ class ObjectRequests:
             is_fresh = connection is None
             try:
                 connection = connection or _Connection(*self._address, self._tls)
-                answer = connection.exchange(method, path, signed, body)
-            except (OSError, ValueError):
+                answer = connection.exchange(method, path, signed, body, patience)
+            except (OSError, ValueError) as failure:
                 if connection is not None:
                     connection.close()
-                if is_fresh:
+                if is_fresh or isinstance(failure, TimeoutError):
                     return None
                 continue
             self._give_back(connection)
@@ -144,11 +154,10 @@ class _Connection:
         plain = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
-        self._socket.settimeout(ANSWER_SECONDS)
         self._answers = self._socket.makefile("rb")
         self.is_reusable = True
 
-    def exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes | bytearray) -> Answer:
+    def exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes | bytearray, patience: float) -> Answer:
         """One request and its answer.
 
         Raises:
@@ -156,6 +165,7 @@ class _Connection:
             ValueError: An answer of another form, or a header that cannot be sent.
         """
         self.is_reusable = False
+        self._socket.settimeout(patience)
         head = "".join([f"{method} {path} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"])
         if head.count("\n") != len(headers) + 2:
             raise ValueError("a header of several lines")

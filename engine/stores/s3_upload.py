@@ -118,7 +118,7 @@ class S3Writer:
             return False
         with self._breaking():
             self._copy = ServerCopy(self._store, self._path, source, file, self._published.metadata)
-            if file.size > s3_copy.LARGEST_COPY_BYTES:
+            if file.size > s3_copy.PART_BYTES:
                 self._copy.copy_parts(self._on_begin, passing)
             else:
                 passing(file.size)
@@ -194,12 +194,14 @@ class S3Writer:
         return Receipt(self.size, sha256, level, self._replaces, {name: str(answer[name]).strip('"') for name in ("ETag", "VersionId") if name in answer})
 
     def _publish_copy(self, copy: ServerCopy) -> dict[str, Any]:
-        """A copy in parts whose answer was lost is looked up, since its upload is gone; one in a single request was simply asked for again."""
+        """A copy whose answer was lost is looked up: one in parts by our mark, one in a single request by its source's ETag, which says that the bytes are the same."""
         try:
             return copy.publish()
         except FAILURES as error:
-            head = self._published.look()[0] if copy.upload_id is not None else None
-            if self._published.is_ours(head) and head["ContentLength"] == self.size:
+            is_refusal = copy.upload_id is None and 400 <= status(error) < 500  # noqa: PLR2004 - HTTP
+            head = None if is_refusal else self._published.look()[0]
+            is_done = self._published.is_ours(head) if copy.upload_id is not None else head is not None and head["ETag"].strip('"') == copy.file.version
+            if head is not None and is_done and head["ContentLength"] == self.size:
                 return head
             raise self._store.translated(error, f"copy to {self._url}") from None
 
@@ -218,6 +220,8 @@ class S3Writer:
         if self._upload_id is None:
             # AWS refuses parts with a checksum that was not announced here.
             algorithm = {"ChecksumAlgorithm": "CRC32"} if self._store.options.request_checksums else {}
+            if self._on_begin is not None:
+                self._on_begin("")  # noted before there is anything: a kill may leave an upload whose name nobody knows
             self._upload_id = self._request("begin", "create_multipart_upload", Metadata=self._published.metadata, **algorithm)["UploadId"]
             if self._on_begin is not None:
                 self._on_begin(self._upload_id)

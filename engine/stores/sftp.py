@@ -6,6 +6,7 @@ import contextlib
 import posixpath
 import stat
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, BinaryIO, ClassVar, cast
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from urllib.parse import quote
 from paramiko.sftp import SFTP_FLAG_READ
 from pydantic import AfterValidator, Field
 
-from engine import paths
+from engine import addresses, paths, workers
 from engine.errors import ConfigurationError, ConnectionFailed, FileChanged, TransferFailed
 from engine.options import Options, Secret
 from engine.paths import File
@@ -109,14 +110,14 @@ class SftpStore:
         return f"sftp://{user}@{host}:{self._options.port}{remote if remote.startswith('/') else f'/~/{remote}'}"
 
     def identity(self, path: str) -> str:
-        """Server and absolute path, without links as far as the server follows them."""
+        """Server and absolute path, without links as far as the server follows them; `localhost` and 127.0.0.1 are one server."""
         remote = self._remote(path) if path else self._options.path or "."
         with translating(f"look at {self.url(path) if path else self._shown_root}"), self._pool.borrow() as session:
             try:
                 absolute = session.absolute(remote)
             except StatusError:  # some refuse what does not exist
                 absolute = posixpath.normpath(posixpath.join(session.absolute(""), remote))
-        return f"sftp {self._options.host.lower()}:{self._options.port}{absolute}"
+        return f"sftp {addresses.canonical_host(self._options.host)}:{self._options.port}{absolute}"
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder stands at `path`."""
@@ -250,6 +251,16 @@ class SftpStore:
             self._known = None
             raise
 
+    def _listed(self, session: Session, path: str, found: paramiko.SFTPAttributes) -> File | None:
+        """The file that a name stands for: of a link, the one that it leads to."""
+        if stat.S_ISREG(found.st_mode or 0):
+            return _described(path, found)
+        is_link, leads_to = stat.S_ISLNK(found.st_mode or 0), session.attributes(self._remote(path))
+        if is_link and leads_to is None:
+            self.notes.append(f"{self.url(path)} is a link that leads nowhere, and is left out")
+        file = _described(path, leads_to)
+        return file and replace(file, is_link=is_link)
+
     def _walk(self, prefix: str, levels: int) -> Iterator[File]:
         """Files below a folder in the order of their whole paths (a folder sorts as `name/`), in folders that are so many levels deep."""
         folders: dict[str, None] = {}
@@ -257,17 +268,17 @@ class SftpStore:
         root = self._options.path
         place = (f"{root.rstrip('/')}/{prefix}" if root else prefix).rstrip("/") or root
         shown = f"the folder {place or '~'} on {self._options.host}"
+        workers.still_wanted()
         with translating(f"list {shown}"), self._pool.borrow() as session:
             if place and session.attributes(place) is None:
                 return
             for name, found in session.entries(place):
                 path = prefix + name
-                kind = stat.S_IFMT(found.st_mode or 0)
                 if is_temporary(name):
                     continue
-                if kind == stat.S_IFDIR:
+                if stat.S_ISDIR(found.st_mode or 0):
                     folders[f"{path}/"] = None
-                elif (file := _described(path, found if kind == stat.S_IFREG else session.attributes(self._remote(path)))) is not None:
+                elif (file := self._listed(session, path, found)) is not None:
                     files[path] = file
         for path in sorted((*files, *folders), key=paths.in_order):
             if path in files:

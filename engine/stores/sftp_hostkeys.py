@@ -11,7 +11,7 @@ import binascii
 import fnmatch
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +39,14 @@ class KnownKeys:
         revoked: Keys that are never taken.
         fingerprint: Instead of a key: `SHA256:…`.
         source: Where that was found, for messages.
+        may_pin: Whether a key that is pinned now would be known the next time.
     """
 
     source: str
     keys: tuple[tuple[str, bytes], ...] = ()
     revoked: frozenset[bytes] = frozenset()
     fingerprint: str | None = None
+    may_pin: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -62,17 +64,18 @@ class KnownKeys:
     def refusal(self, key: paramiko.PKey, where: str) -> ConnectionFailed:
         """The error for a key that is not known."""
         shown = f"{key.get_name()} {fingerprint(key.asbytes())}"
+        pin = ", or run 'ferry connectors trust ID'" if self.may_pin else ""
         if key.asbytes() in self.revoked:
             return ConnectionFailed(f"the SSH server {where} shows the host key {shown}, which is marked as revoked in {self.source}; nothing was sent")
         if not self.keys and not self.fingerprint:
             return ConnectionFailed(
                 f"the SSH server {where} is not known ({self.source}); it shows the host key {shown}. If its administrator confirms that fingerprint, "
-                "set host_key to it, name a file that has the key in known_hosts, or run 'ferry connectors trust ID'"
+                f"set host_key to it, or name a file that has the key in known_hosts{pin}"
             )
         known = self.fingerprint or ", ".join(f"{name} {fingerprint(data)}" for name, data in self.keys)
         return ConnectionFailed(
             f"the host key of the SSH server {where} has changed, or another server answers in its place: {self.source} has {known}, the server shows {shown}. "
-            "Nothing was sent. If its administrator confirms the new fingerprint, renew host_key or known_hosts, or run 'ferry connectors trust ID'"
+            f"Nothing was sent. If its administrator confirms the new fingerprint, renew host_key or known_hosts{pin}"
         )
 
 
@@ -128,7 +131,8 @@ def known_keys(options: SftpOptions, pinned: Callable[[str, int], Sequence[str]]
         lines = [parsed(line) for line in (pinned(options.host, options.port) if pinned is not None else ())]
     except ValueError as problem:
         raise ConfigurationError(f"a pinned host key of {options.host}:{options.port} {problem}; run 'ferry connectors trust ID' again") from None
-    return KnownKeys("the keys trusted by 'ferry connectors trust'", tuple(lines)) if lines else _from_files(_SYSTEM_FILES, name, must_exist=False)
+    known = KnownKeys("the keys trusted by 'ferry connectors trust'", tuple(lines)) if lines else _from_files(_SYSTEM_FILES, name, must_exist=False)
+    return replace(known, may_pin=pinned is not None)
 
 
 def _from_files(files: Sequence[str], name: str, *, must_exist: bool) -> KnownKeys:

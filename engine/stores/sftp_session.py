@@ -7,8 +7,10 @@ by number, each answer goes to whoever asked, and a status other than success is
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import struct
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import paramiko
@@ -54,6 +56,8 @@ _VERSION = 3
 _COMMON_CHUNK = 32_600  # every server takes 32 KiB; this with its header fits one packet of an SSH channel, which is faster than one and a bit
 _RECEIVE = 1 << 20  # more lies in the channel; taken at once it would be in memory twice
 _LARGEST_CHUNK = 255 << 10  # what OpenSSH takes
+ANSWER_TIMEOUTS = 5
+"""So many times as long as a server may be silent may one answer take: one that comes byte by byte would hold a run up for ever."""
 
 
 class Asks(Protocol):
@@ -256,12 +260,15 @@ class Session(paramiko.SFTPClient):
     def _read_all(self, n: int) -> bytes:
         """Takes all that has arrived at once: paramiko's channel moves its whole buffer for every few bytes that are taken from it."""
         pieces: list[bytes] = []
+        began, longest = time.monotonic(), ANSWER_TIMEOUTS * (self.sock.gettimeout() or math.inf)
         while n > len(self._ahead) - self._at:
             pieces.append(self._ahead[self._at :])
             n -= len(pieces[-1])
             self._ahead, self._at = self.sock.recv(_RECEIVE), 0
             if not self._ahead:
                 raise EOFError
+            if time.monotonic() - began > longest:
+                raise TimeoutError
         pieces.append(self._ahead[self._at : self._at + n])
         self._at += n
         return b"".join(pieces)

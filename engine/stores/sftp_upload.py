@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 WIDE_BYTES = 64 << 20
 LANES = 4
 LONG_WAY_SECONDS = 0.005
+OPEN_ATTEMPTS = 5
+LOOK_AGAIN_SECONDS = (0.05, 0.15, 0.3, 0.5, 1.0)
 _HASHED_APART = 128 << 10  # smaller pieces are hashed sooner than handed to another thread
 
 
@@ -101,18 +103,29 @@ class SftpWriter:
     def __enter__(self) -> Self:
         try:
             with self._borrowed() as session, translating(self._what):
-                make_folders(session, self._place, self._made)
-                self._begun = True
-                began = time.monotonic()
-                handle = session.open_file(self._temporary, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL)
-                self._round_trip = time.monotonic() - began
-                self._lanes.append(Lane(session, handle))
+                self._lanes.append(Lane(session, self._open(session)))
                 if SYNC in session.extensions:
                     self._flush = EarlyFlush(self._pool, self._temporary)
         except BaseException:
             self._discard()
             raise
         return self
+
+    def _open(self, session: Session) -> bytes:
+        """Make the temporary file and the folders that are missing: again if another writer, who failed, has just taken away the folders that it had made."""
+        for attempt in range(1, OPEN_ATTEMPTS + 1):
+            try:
+                make_folders(session, self._place, self._made)
+                self._begun = True
+                began = time.monotonic()
+                handle = session.open_file(self._temporary, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL)
+            except StatusError as refused:
+                if refused.code != NO_SUCH_FILE or attempt == OPEN_ATTEMPTS:
+                    raise
+            else:
+                self._round_trip = time.monotonic() - began
+                return handle
+        raise AssertionError  # the loop returns or raises
 
     def write(self, data: bytes | memoryview | Any) -> int:
         """Append; blocks while too many requests are in flight, and raises as soon as one is known to have failed."""
@@ -158,7 +171,7 @@ class SftpWriter:
                 raise IntegrityError(f"{self._place.url}: {self.size:,} bytes written, {self._declared:,} announced; not published")
             with translating(self._what):
                 self._complete(session)
-                found = session.attributes(self._temporary)
+                found = self._look(session)
             self._check_size(found)
             with translating(f"verify {self._place.url}"):
                 self._reach(session)
@@ -263,6 +276,15 @@ class SftpWriter:
         if flush is not None:
             flush.end()
 
+    def _look(self, session: Session) -> paramiko.SFTPAttributes | None:
+        """What stands under the temporary name; behind rclone's cache a file may appear a moment after its CLOSE was answered."""
+        for pause in LOOK_AGAIN_SECONDS:
+            if (found := session.attributes(self._temporary)) is not None:
+                return found
+            workers.still_wanted()
+            time.sleep(pause)
+        return session.attributes(self._temporary)
+
     def _check_size(self, found: paramiko.SFTPAttributes | None) -> None:
         if found is None:
             raise TransferFailed(
@@ -277,10 +299,10 @@ class SftpWriter:
             self._reported |= {"size": str(found.st_size), "verified_by": "stat"}
 
     def _reach(self, session: Session) -> None:
-        """Go as far as `verify` demands: the server's own checksum, else reading back."""
-        if reaches(self._level, self._verify):
+        """The server's own checksum, where it offers one and nobody is content with less; else as far as `verify` demands, by reading back."""
+        if self._verify in {None, "checksum"} and CHECK_FILE in session.extensions and self._has_checksum(session):
             return
-        if self._verify != "read-back" and CHECK_FILE in session.extensions and self._has_checksum(session):
+        if reaches(self._level, self._verify):
             return
         handle = session.open_file(self._temporary, SFTP_FLAG_READ)
         back, digest = ReadAhead(session, handle, 0, self.size + 1), hashlib.sha256()  # one more than there should be
@@ -295,14 +317,15 @@ class SftpWriter:
         self._reported["verified_by"] = "reading back"
 
     def _has_checksum(self, session: Session) -> bool:
-        """Whether the server hashes the file as we do; an offer that it does not keep is none."""
-        handle = session.open_file(self._temporary, SFTP_FLAG_READ)
+        """Whether the server hashes the file as we do; an offer that it does not keep is none, nor is one for a file that we may not read."""
         try:
-            answer = session.digest_of(handle)
+            handle = session.open_file(self._temporary, SFTP_FLAG_READ)
+            try:
+                answer = session.digest_of(handle)
+            finally:
+                session.close_file(handle)
         except StatusError:
             return False
-        finally:
-            session.close_file(handle)
         if not answer.endswith(self._digest.digest()):
             raise IntegrityError(f"{self._place.url}: the server holds other bytes than were written (check-file, SHA-256); not published", transient=True)
         self._level = "checksum"

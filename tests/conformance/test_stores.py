@@ -285,8 +285,9 @@ def test_sweep_removes_what_a_killed_run_left_and_nothing_else(store: Any, lefto
     killed.__enter__().write(bytes(26 * MIB))
     alive.__enter__().write(bytes(26 * MIB))
     in_memory = isinstance(store, MemoryStore)
-    assert len(told) == (0 if in_memory else 1)
-    leftover = told[0] if told else "anything"
+    leftover = told.pop() if told else "anything"
+    assert told in ([], [""])  # before an upload begins, its id is not known
+    assert leftover
     assert store.sweep(f"a/{name}", leftover) is not in_memory
     assert store.sweep(f"a/{name}", leftover) is False
     assert store.sweep("no/such/folder/file", leftover) is False

@@ -23,6 +23,7 @@ from tests.postgres import loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -109,3 +110,19 @@ def test_loads_work_through_a_pooler_in_transaction_mode(pooled: str) -> None:
         rows = loads.reader(id=pa.array([9], pa.int32()), name=["x"], ip=["::1"])
         one.write(rows, by_server=loads.casts(ip="inet"), on_refused=lambda refused: pytest.fail(f"{len(refused)} refused"))
     assert loads.fetch(pooled, "SELECT count(*), count(ip) FROM people") == [(9, 1)]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("reader", ["adbc", "copy"])
+def test_exports_work_through_a_pooler_in_transaction_mode(pooled: str, tmp_path: Path, reader: str) -> None:
+    """Statements that are only described, the settings and the snapshot belong to one transaction each."""
+
+    def export(number: int) -> tuple[int, str | None]:
+        target = tmp_path / f"{number}.{('csv', 'parquet')[number % 2]}"
+        result = engine.export("SELECT i, i::numeric(9,2) AS n, ARRAY[i] AS a FROM generate_series(1, 5000) i", target, database=pooled, reader=reader)
+        return result.rows, result.files[0].sha256
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(export, range(12)))
+    assert [rows for rows, _ in results] == [5000] * 12
+    assert len({sha for _, sha in results[::2]}) == 1

@@ -10,9 +10,9 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from engine import registry
 from engine.errors import ConfigurationError, UnrepresentableValue
 from engine.postgres.plan import FIELD_TYPE_KEY
-from engine.postgres.source import PostgresSource
 from engine.postgres.source_options import PostgresSourceOptions
 from engine.postgres.types import decimal_type, numeric_bounds
 from tests.postgres.cases import CASES, SYSTEM_CASES, TYPES_OF_OURS, Case
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def read(database: str, query: str, form: Form = "typed", /, **options: Any) -> pa.Table:
     """All rows of a query through the source."""
     parsed = PostgresSourceOptions.parse({"connection_string": database, "query": query, **options}, where="source")
-    with PostgresSource(parsed).read(form) as stream:
-        return stream.reader.read_all()
+    with registry.row_source(registry.POSTGRES, parsed).read(form) as stream:
+        found: pa.Table = stream.reader.read_all()
+        return found
 
 
 def rows(database: str, query: str) -> list[Any]:

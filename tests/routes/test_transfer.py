@@ -18,6 +18,7 @@ from engine.errors import ConfigurationError, FerryError, LeaseLost, OutcomeUnkn
 from engine.protocols import Earlier
 from engine.results import Progress, Receipt, RunResult, partly
 from engine.routes import transfer as route
+from engine.routes import transfer_plan
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer import BUDGET_BYTES, LARGE_BYTES, transfer
 from engine.routes.transfer_plan import Orders
@@ -130,6 +131,12 @@ def test_what_is_chosen_and_where_it_goes(source: MemoryStore, orders: Orders, e
     assert (result.ingested, result.counts, result.bytes) == (len(expected), "files", sum(map(len, arrived.values())))
     assert len(content(source)) == len(NAMES)
     assert not [state for state in states(result).values() if state != "written"]
+
+
+def test_one_file_that_the_pattern_leaves_out_is_refused(source: MemoryStore) -> None:
+    with pytest.raises(ConfigurationError, match=r"sub/d\.csv is one file, and the pattern '\*\.parquet' does not match"):
+        transfer(source, MemoryStore(), Orders(base="sub/d.csv", pattern="*.parquet"))
+    assert transfer(source, MemoryStore(), Orders(base="sub/d.csv", pattern="**/*.csv")).ingested == 1
 
 
 def test_nothing_to_transfer_is_a_success_that_says_so() -> None:
@@ -326,11 +333,15 @@ def test_a_source_that_cannot_be_deleted_fails_the_run_and_is_named() -> None:
 
 
 class Folding(MemoryStore):
-    """Takes names that differ only by case, or by how accents are written, for one, as disks of other systems do."""
+    """Takes names that differ only by case, by how accents are written, or by dots and spaces at their end for one, as disks of other systems do."""
 
     def _standing(self, path: str) -> str:
-        alike = unicodedata.normalize("NFC", path).casefold()
-        return next((name for name in self._files if unicodedata.normalize("NFC", name).casefold() == alike), path)
+        alike = self._folded(path)
+        return next((name for name in self._files if self._folded(name) == alike), path)
+
+    @staticmethod
+    def _folded(path: str) -> str:
+        return "/".join(part.rstrip(" .") for part in unicodedata.normalize("NFC", path).casefold().split("/"))
 
     def stat(self, path: str) -> FileInfo | None:
         found = super().stat(self._standing(path))
@@ -340,7 +351,10 @@ class Folding(MemoryStore):
         return super().open_write(self._standing(path), **options)
 
 
-@pytest.mark.parametrize("names", [("Lab.csv", "lab.csv"), ("caf\u00e9.csv", "cafe\u0301.csv"), ("A/x.csv", "a/x.csv", "a/X.csv")])
+@pytest.mark.parametrize(
+    "names",
+    [("Lab.csv", "lab.csv"), ("caf\u00e9.csv", "cafe\u0301.csv"), ("A/x.csv", "a/x.csv", "a/X.csv"), ("x.csv", "x.csv.", "x.csv .", "X.csv "), ("a/x", "a./x")],
+)
 @pytest.mark.parametrize("move", [True, False])
 def test_of_names_that_the_destination_takes_for_one_only_one_is_delivered(names: tuple[str, ...], move: bool) -> None:
     source, target = MemoryStore(), Folding()
@@ -367,6 +381,21 @@ def test_names_that_differ_by_case_all_arrive_where_they_are_different() -> None
     assert content(source) == {}
 
 
+def test_names_that_differ_by_case_arrive_again_whatever_lies_beside_the_target() -> None:
+    class Guarded(MemoryStore):
+        def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[Any]:
+            if not pattern.startswith("in/"):
+                raise ResourceError("cannot list what is not the target")
+            return super().list(pattern, ordered=ordered)
+
+    source, target = MemoryStore(), Guarded()
+    for name in ("a.csv", "A.csv", "sub/b.csv", "Sub/b.csv"):
+        put(source, name, name.encode())
+    for _ in range(2):
+        assert transfer(source, target, Orders(pattern="**/*", target="in")).ingested == 4
+    assert content(target) == {f"in/{name}": name.encode() for name in ("a.csv", "A.csv", "sub/b.csv", "Sub/b.csv")}
+
+
 def test_young_files_are_left() -> None:
     source = filled(MemoryStore())
     now = datetime.now(UTC)
@@ -376,6 +405,7 @@ def test_young_files_are_left() -> None:
     result = transfer(source, MemoryStore(), Orders(min_age=50))
     assert states(result) == {"a.csv": "left", "b.csv": "written", "c.txt": "written"}
     assert "left memory://a.csv: younger than 50 s (min_age); the next run takes it" in str(result)
+    assert "note: min_age says nothing of 1 file, whose time of modification the source does not tell" in str(result)
 
 
 @pytest.mark.parametrize(("exists", "state", "stays"), [("replace", "replaced", False), ("skip", "skipped", True), ("fail", "failed", True)])
@@ -387,6 +417,20 @@ def test_what_stands_there_already(source: MemoryStore, exists: Any, state: str,
     assert states(result) == {"a.csv": state, "b.csv": "written"}
     assert content(destination)["a.csv"] == (b"before" if stays else b"content of a.csv")
     assert ("a.csv" in content(source)) is stays
+
+
+def test_a_file_that_somebody_else_puts_there_meanwhile_is_skipped(source: MemoryStore) -> None:
+    destination = Stubborn()
+    destination._failures["publish"] = lambda path: _faster(destination, path)
+    result = transfer(source, destination, Orders(pattern="a.csv", exists="skip", delete_source=True))
+    assert states(result) == {"a.csv": "skipped"}
+    assert content(destination) == {"a.csv": b"faster"}
+    assert "a.csv" in content(source)
+
+
+def _faster(store: MemoryStore, path: str) -> None:
+    with MemoryStore.open_write(store, path) as writer:
+        writer.write(b"faster")
 
 
 def test_a_dry_run_does_nothing(source: MemoryStore) -> None:
@@ -403,6 +447,19 @@ def test_a_dry_run_says_what_would_be_skipped(source: MemoryStore) -> None:
     destination = MemoryStore()
     put(destination, "a.csv", b"old")
     assert states(transfer(source, destination, Orders(pattern="*.csv", dry_run=True, exists="skip"))) == {"a.csv": "skipped", "b.csv": "planned"}
+
+
+@pytest.mark.parametrize("more", [0, 30])
+def test_a_dry_run_says_what_would_fail(source: MemoryStore, more: int) -> None:
+    destination = MemoryStore()
+    for number in range(more):  # enough for one listing of the target
+        put(source, f"{number}.csv", b"")
+    put(destination, "a.csv", b"old")
+    orders = Orders(pattern="*.csv", exists="fail", delete_source=True)
+    foreseen = failing(source, destination, replace(orders, dry_run=True))
+    assert (states(foreseen)["a.csv"], states(foreseen)["b.csv"]) == ("failed", "planned")
+    assert set(content(destination)) == {"a.csv"}
+    assert {file.source for file in foreseen.failed} == {file.source for file in failing(source, destination, orders).failed}
 
 
 class Watched(MemoryStore):
@@ -451,7 +508,9 @@ def test_progress_tells_files_and_bytes(source: MemoryStore) -> None:
     assert (seen[-1].files, seen[-1].total_files, seen[-1].bytes, seen[-1].total_bytes) == (5, 5, total, total)
 
 
-def test_the_rate_is_kept_by_pauses(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["memory", "one file system"])
+def test_the_rate_is_kept_by_pauses(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[Any] = [MemoryStore() if where == "memory" else LocalStore(FolderOptions(path=str(tmp_path / name))) for name in ("in", "out")]
     pauses: list[float] = []
     true = threading.Event.wait
 
@@ -459,9 +518,9 @@ def test_the_rate_is_kept_by_pauses(source: MemoryStore, monkeypatch: pytest.Mon
         pauses.append(timeout or 0)
         return true(event, 0)
 
-    put(source, "large", bytes(1_000_000))
+    put(ends[0], "large", bytes(1_000_000))
     monkeypatch.setattr(threading.Event, "wait", wait)
-    transfer(source, MemoryStore(), Orders(pattern="large", bytes_per_second=1_000_000.0))
+    transfer(ends[0], ends[1], Orders(pattern="large", bytes_per_second=1_000_000.0))
     assert 0.9 < max(pauses) <= 1.0
 
 
@@ -482,7 +541,7 @@ def test_a_stop_gives_up_what_is_under_way_and_leaves_nothing_half(source: Memor
     assert partly(caught.value) == (len(content(destination)), 0)
     assert "slow" not in content(destination)
     assert set(content(destination)) <= {"a.csv", "b.csv", "c.txt"}
-    assert journal.told["slow"] == ["writing", "discarded"]
+    assert journal.told["slow"] == ["discarded"]
 
 
 def test_a_stop_does_not_wait_for_a_server_that_does_not_answer(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -693,6 +752,19 @@ def test_the_key_of_a_delivery_is_the_same_when_it_is_sent_again(source: MemoryS
     assert endpoint.keys[0] == endpoint.keys[1] != endpoint.keys[2]
 
 
+def test_the_same_bytes_put_there_anew_or_redelivered_are_another_delivery(source: MemoryStore) -> None:
+    """Else an endpoint that keeps to the key stores nothing, and a move deletes the source."""
+    endpoint, now = Endpoint(), datetime.now(UTC).replace(microsecond=0)
+    file, data = source._files["a.csv"]
+    for second in (0.0, 0.25, 60.0):
+        source._files["a.csv"] = (replace(file, modified=now + timedelta(seconds=second)), data)
+        transfer(source, endpoint, Orders(pattern="a.csv"))
+    assert endpoint.keys[0] == endpoint.keys[1] != endpoint.keys[2], "a listing may tell more than whole seconds"
+    for _ in range(2):
+        transfer(source, endpoint, Orders(pattern="a.csv", redeliver=True))
+    assert len(set(endpoint.keys)) == 4
+
+
 def test_an_answer_that_was_lost_parks_the_file_with_its_source(source: MemoryStore) -> None:
     endpoint, journal = Endpoint(OutcomeUnknown("the answer was lost")), Journal()
     result = failing(source, endpoint, Orders(pattern="a.csv", delete_source=True), journal=journal)
@@ -722,3 +794,58 @@ def test_what_may_be_sent_again_is_not_parked(source: MemoryStore, state: str) -
     journal.known["a.csv", "https://host/a.csv"] = Earlier(17, state, file.version)  # type: ignore[arg-type]
     assert states(transfer(source, endpoint, Orders(pattern="a.csv"), journal=journal)) == {"a.csv": "replaced"}  # sent a second time, and said so
     assert set(endpoint.taken) == {"a.csv"}
+
+
+def test_nothing_is_counted_any_more_when_a_transfer_has_returned(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever lists on would open connections that nobody closes."""
+    monkeypatch.setattr(transfer_plan, "COUNTING_SECONDS", 0.2)
+    listed: list[float] = []
+    true = source.list
+
+    def slowly(pattern: str, *, ordered: bool = True) -> Iterator[FileInfo]:
+        for file in true(pattern, ordered=ordered):
+            if not ordered:
+                time.sleep(0.15)
+                listed.append(time.monotonic())
+            yield file
+
+    for number in range(20):
+        put(source, f"below/{number}", b"x")
+    monkeypatch.setattr(source, "list", slowly)
+    assert transfer(source, MemoryStore(), Orders()).notes == ()
+    returned = time.monotonic()
+    assert not [thread for thread in threading.enumerate() if thread.name == "ferry-count"]
+    assert listed
+    assert max(listed) <= returned
+
+
+def test_a_transfer_that_fails_counts_no_more(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[threading.Event] = []
+    true = transfer_plan.Unmatched.__exit__
+
+    def exit_(unmatched: transfer_plan.Unmatched, *error: object) -> None:
+        true(unmatched, *error)
+        ended.append(unmatched._ended)
+
+    monkeypatch.setattr(transfer_plan.Unmatched, "__exit__", exit_)
+
+    def refuse(*_: str) -> None:
+        raise LeaseLost("gone")
+
+    with pytest.raises(LeaseLost):
+        transfer(source, MemoryStore(), Orders(), journal=Journal(refuse))
+    assert [event.is_set() for event in ended] == [True]
+
+
+@pytest.mark.parametrize("most", [1, 16])
+def test_a_move_sends_links_before_the_files_that_they_lead_to(tmp_path: Path, most: int) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/2024-01.csv").write_bytes(b"the content")
+    for name in ("1.csv", "latest.csv"):
+        (tmp_path / "in" / name).symlink_to("2024-01.csv")
+    (tmp_path / "in/gone.csv").symlink_to("2023-12.csv")
+    stores = [LocalStore(FolderOptions(path=str(tmp_path / name))) for name in ("in", "out")]
+    result = transfer(stores[0], stores[1], Orders(delete_source=True, files_in_flight=most))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == dict.fromkeys(["1.csv", "2024-01.csv", "latest.csv"], b"the content")
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["gone.csv"]
+    assert any("gone.csv is a link that leads nowhere" in note for note in result.notes)

@@ -92,7 +92,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if exchange.verb != "HEAD":
             self.send_header("Content-Length", str(length))
         self.end_headers()
-        self.wfile.write(exchange.answer)
+        with contextlib.suppress(OSError):  # whoever asked waits no more
+            self.wfile.write(exchange.answer)
         self.close_connection = self.close_connection or length != len(exchange.answer)
 
     def _ask(self, exchange: Exchange) -> None:

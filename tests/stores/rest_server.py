@@ -48,7 +48,8 @@ class Endpoint:
     """The server as a test sees it. Each answer is used once, then it is 201.
 
     Attributes:
-        answers: What to do with the next requests: a status with headers; or `reset` before, `stall` instead of, `lost` after the answer; a third item `early` answers before
+        answers: What to do with the next requests: a status with headers; or `reset` before, `stall` instead of, `lost` after the answer; `drip`
+            byte by byte; a third item `early` answers before
             the body, `deaf` too, and leaves the connection open unread.
         taken: Requests whose bodies came whole and that were kept.
         begun: Requests of any kind.
@@ -110,12 +111,20 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "stall":
             state.stopped.wait(30)
             return
-        if kind == "lost" or answer[0] < 300:
+        if kind in {"lost", "drip"} or answer[0] < 300:
             state.taken.append(taken)
         if kind == "lost":
             self._cut()
             return
+        if kind == "drip":
+            self._drip()
+            return
         self._answer(*answer)
+
+    def _drip(self) -> None:
+        self.wfile.write(b"HTTP/1.1 ")
+        while not self.endpoint.stopped.wait(0.1):
+            self.wfile.write(b" ")
 
     def _read(self) -> Taken | None:
         left = length = int(self.headers["Content-Length"])

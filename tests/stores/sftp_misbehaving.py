@@ -8,12 +8,13 @@ import os
 import socket
 import stat
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
-from paramiko.sftp import CMD_CLOSE, CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_RENAME, CMD_VERSION, SFTP_FAILURE, SFTP_OK
+from paramiko.sftp import CMD_CLOSE, CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_RENAME, CMD_VERSION, SFTP_FAILURE, SFTP_NO_SUCH_FILE, SFTP_OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,9 @@ class Faults:
         end_reads_at: A file seems to end there.
         short_reads: At most so many bytes per READ.
         race: Somebody else makes each folder just before MKDIR, which then answers FAILURE.
+        remove_folder: So many times somebody else removes an empty folder just before a file is made in it.
+        late_stats: So many times STAT does not find a file that was closed.
+        drip: Answers come byte by byte, so many seconds apart.
         unreachable: New connections are dropped.
         refuse_sync: Whether the n-th fsync (from 0) fails.
         folds: Names that differ only by case are one file.
@@ -54,6 +58,9 @@ class Faults:
     folds: bool = False
     rename: Callable[[int], str | None] = lambda _: None
     race: bool = False
+    remove_folder: int = 0
+    late_stats: int = 0
+    drip: float = 0.0
     unreachable: bool = False
     writes: int = 0
     renames: int = 0
@@ -189,6 +196,13 @@ class _Protocol(paramiko.SFTPServer):
         else:
             super()._process(kind, number, message)  # type: ignore[misc]
 
+    def _write_all(self, out: bytes) -> None:
+        for at in range(len(out)) if self.control.faults.drip else ():
+            time.sleep(self.control.faults.drip)
+            super()._write_all(out[at : at + 1])  # type: ignore[misc]
+        if not self.control.faults.drip:
+            super()._write_all(out)  # type: ignore[misc]
+
     def _check(self, number: int, handle: Any) -> None:
         message = paramiko.Message()
         message.add_int(number)
@@ -216,6 +230,10 @@ class _Files(paramiko.SFTPServerInterface):
         return attributes
 
     def open(self, path: str, flags: int, _attr: Any) -> Any:
+        faults, folder = self.control.faults, self._place(path).parent
+        if flags & os.O_CREAT and faults.remove_folder and folder.is_dir():
+            faults.remove_folder -= 1
+            folder.rmdir()
         try:
             return _Handle(self, self._place(path), flags)
         except OSError as error:
@@ -230,6 +248,10 @@ class _Files(paramiko.SFTPServerInterface):
         return listed
 
     def stat(self, path: str) -> Any:
+        faults = self.control.faults
+        if path.endswith(".part") and faults.late_stats:
+            faults.late_stats -= 1
+            return SFTP_NO_SUCH_FILE
         return self._try(lambda: self._attributes(self._place(path).stat()))
 
     def lstat(self, path: str) -> Any:

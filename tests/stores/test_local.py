@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine import workers
-from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError, ResourceError
+from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError, OutcomeUnknown, ResourceError
 from engine.stores import local_writer
 from engine.stores.local import FolderOptions, LocalStore
+from engine.stores.temporary import temporary_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def store_in(folder: Path, **options: Any) -> LocalStore:
@@ -164,14 +166,27 @@ def test_no_descriptor_stays_open_after_finish(tmp_path: Path) -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
-def test_require_mount_refuses_a_folder_of_the_root_file_system(tmp_path: Path) -> None:
+def test_require_mount_refuses_every_verb_below_the_root_file_system(tmp_path: Path) -> None:
     if any(os.path.ismount(p) for p in (tmp_path, *tmp_path.parents) if p.parent != p):
         pytest.skip("the folder for temporary files is a mount")
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share/file").write_bytes(b"x")
+    found = store_in(tmp_path / "share").stat("file")
+    assert found is not None
     store = store_in(tmp_path / "share", require_mount=True)
-    with pytest.raises(ResourceError, match="mount point"), store.open_write("file"):
-        pytest.fail("opened")
-    assert list(tmp_path.iterdir()) == []
-    assert store_in(tmp_path / "share").stat("file") is None
+    verbs: dict[str, Callable[[], Any]] = {
+        "stat": lambda: store.stat("file"),
+        "is_folder": lambda: store.is_folder(""),
+        "list": lambda: list(store.list()),
+        "read": lambda: store.open_read(found).__enter__(),
+        "write": lambda: store.open_write("new").__enter__(),
+        "delete": lambda: store.delete(found),
+        "sweep": lambda: store.sweep("file", temporary_name("file", "0123456789ab")),
+    }
+    for name, verb in verbs.items():
+        with pytest.raises(ResourceError, match="mount point"):
+            pytest.fail(f"{name}: {verb()}")
+    assert [path.name for path in (tmp_path / "share").iterdir()] == ["file"]
 
 
 def test_require_mount_accepts_what_is_mounted() -> None:
@@ -374,3 +389,66 @@ def test_reading_back_ends_at_once_when_the_work_is_not_wanted_any_more(tmp_path
         with workers.watching(stopped):
             writer.finish()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("times", [1, 3, 100])
+def test_a_folder_that_another_writer_takes_away_again_is_made_anew(tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, left = os.open, [times]
+
+    def late(path: Any, *arguments: Any, **more: Any) -> int:
+        folder = Path(path).parent
+        if str(path).endswith(".part") and folder.is_dir() and left[0]:
+            left[0] -= 1
+            for one in (folder, folder.parent):
+                one.rmdir()
+        return true(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(FerryError, match="no such file") if times == 100 else contextlib.nullcontext():
+        put(store_in(tmp_path), "new/folder/file", b"x")
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.rglob("*")] == ([] if times == 100 else ["new", "folder", "file"])
+
+
+def answering(call: Any, error: int, *, done: bool) -> Any:
+    """A call that answers no, though it may have been done: NFS repeats a request whose answer was lost."""
+
+    def answer(*arguments: Any, **more: Any) -> None:
+        if done:
+            call(*arguments, **more)
+        raise OSError(error, "injected")
+
+    return answer
+
+
+@pytest.mark.parametrize(("call", "exists", "error"), [("replace", "replace", errno.ENOENT), ("replace", "replace", errno.EIO), ("link", "fail", errno.EEXIST)])
+@pytest.mark.parametrize("done", [True, False])
+def test_after_an_answer_that_says_no_it_is_looked_what_stands_there(
+    tmp_path: Path, call: str, exists: Any, error: int, done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, call, answering(getattr(os, call), error, done=done))
+    store = store_in(tmp_path)
+    with contextlib.nullcontext() if done else pytest.raises(FerryError, match=str(tmp_path / "file")):
+        assert put(store, "file", b"x", exists=exists).replaced is False
+    assert [path.name for path in tmp_path.iterdir()] == (["file"] if done else [])
+    assert store.notes == []
+
+
+def test_an_outcome_that_cannot_be_looked_at_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_in(tmp_path)
+    with pytest.raises(OutcomeUnknown, match="not known whether"), store.open_write("file") as writer:
+        writer.write(b"x")
+        writer.finish()
+        monkeypatch.setattr(os, "replace", answering(os.replace, errno.ESTALE, done=False))
+        monkeypatch.setattr(os, "lstat", answering(os.lstat, errno.ESTALE, done=False))
+
+
+def test_a_file_that_may_not_last_is_not_in_its_own_way_at_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_writer, "_sync_folder", answering(local_writer._sync_folder, errno.EIO, done=True))
+    with pytest.raises(FerryError, match="cannot publish") as caught:
+        put(store_in(tmp_path), "file", b"x", exists="fail")
+    assert caught.value.transient
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(os, "unlink", answering(os.unlink, errno.EIO, done=False))
+    with pytest.raises(OutcomeUnknown, match="may be gone after a power cut"):
+        put(store_in(tmp_path), "file", b"x", exists="fail")

@@ -22,6 +22,7 @@ from engine.errors import (
     ConfigurationError,
     ConnectionFailed,
     FerryError,
+    FileChanged,
     IntegrityError,
     LeaseLost,
     OutcomeUnknown,
@@ -32,6 +33,7 @@ from engine.errors import (
 from engine.stores import rest
 from engine.stores.rest import RestDestination, RestOptions
 from engine.stores.rest_body import FileBody, Frame
+from engine.stores.rest_connection import ANSWER_TIMEOUTS
 from engine.stores.spool import Spooled, spool_folder
 from tests.stores.rest_server import Endpoint, endpoint
 
@@ -161,6 +163,8 @@ def test_who_we_are(server: Endpoint, options: dict[str, Any], header: str, valu
         ({"url": "https://.x/x"}, "'url' should be a URL"),
         ({"timeout": 0}, "'timeout'"),
         ({"ca_bundle": "/nowhere"}, "'ca_bundle' is no file"),
+        ({"use_multipart": False, "additional_fields": {"study": SECRET}}, "'additional_fields' is given, and without 'use_multipart'"),
+        ({"use_multipart": False, "file_field_name": "upload"}, "'file_field_name' is given, and without 'use_multipart'"),
         ({"tokn": SECRET}, "did you mean 'token'"),
     ],
 )
@@ -169,6 +173,11 @@ def test_wrong_options_are_named_and_secrets_are_not(options: dict[str, Any], wo
         RestOptions.parse({"url": "https://host/upload", **options}, where="destination")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     assert "did you mean" in words or str(caught.value).startswith("destination: ")
+
+
+def test_a_form_that_says_nothing_may_be_switched_off() -> None:
+    said = {"use_multipart": False, "file_field_name": "file", "additional_fields": {}}  # as an override of a connector leaves it
+    assert not RestOptions.parse({"url": "https://host/upload", **said}, where="destination").use_multipart
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
@@ -289,13 +298,37 @@ def test_a_pause_that_is_not_wanted_any_more_ends_the_delivery(server: Endpoint,
     assert len(server.begun) == 1
 
 
-def test_a_pause_ends_when_somebody_stops_the_destination(server: Endpoint) -> None:
-    server.answers = [(429, {"Retry-After": "60"})]
-    to = destination(server)
-    to.stop.set()
-    with pytest.raises(TransferFailed, match="stopped"):
-        send(to, b"x")
-    assert len(server.begun) == 1
+class _ChangingSource(Source):
+    """Is another file when it is opened again."""
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[BinaryIO]:
+        with super().__call__() as body:
+            if self.opened > 1:
+                raise FileChanged("changed")
+            yield body
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_what_became_of_a_lost_answer_is_not_forgotten(server: Endpoint, stopped: bool) -> None:
+    """Neither when the file changes before it is sent again, nor when nobody wants that any more."""
+
+    def pause(_: float) -> None:
+        if stopped:
+            raise RuntimeError("stopped")
+
+    server.answers = ["lost"]
+    with pytest.raises(OutcomeUnknown, match="no answer came"):
+        destination(server, idempotent=True).send("x", _ChangingSource(b"x"), 1, key="k", on_commit=lambda: None, pause=pause)
+    assert len(server.taken) == 1
+
+
+def test_an_answer_that_drips_is_not_waited_for_for_ever(server: Endpoint) -> None:
+    server.answers = ["drip"]
+    began = time.monotonic()
+    with pytest.raises(OutcomeUnknown):
+        send(destination(server, timeout=0.3), b"x")
+    assert 0.3 * ANSWER_TIMEOUTS < time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("how", ["lost", "stall"])

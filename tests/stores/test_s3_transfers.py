@@ -9,12 +9,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import CredentialRetrievalError
 
-from engine.errors import ConfigurationError, FerryError, FileChanged, IntegrityError
+from engine.errors import ConfigurationError, ConnectionFailed, FerryError, FileChanged, IntegrityError
 from engine.options import MIB
 from engine.routes.transfer import transfer
 from engine.routes.transfer_plan import Orders
-from engine.stores import s3_copy, s3_read
+from engine.stores import s3, s3_connection, s3_copy, s3_read, s3_requests
 from engine.stores.s3 import S3Options, S3Store
 from engine.stores.s3_requests import ObjectRequests
 from tests.stores import proxy as faults
@@ -84,7 +85,6 @@ def test_what_the_server_cannot_vouch_for_is_compared_when_asked(stores: Any) ->
 
 
 def test_large_objects_are_copied_in_parts(stores: Any, monkeypatch: pytest.MonkeyPatch, s3_client: Any, bucket: str) -> None:
-    monkeypatch.setattr(s3_copy, "LARGEST_COPY_BYTES", 12 * MIB)
     monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
     source, destination = stores
     data = os.urandom(17 * MIB + 3)
@@ -96,10 +96,9 @@ def test_large_objects_are_copied_in_parts(stores: Any, monkeypatch: pytest.Monk
     assert (head["ContentType"], head["Metadata"]["study"]) == ("text/csv", "one")
 
 
-@pytest.mark.parametrize("limit", [1, 12 * MIB])
-def test_a_copy_that_fails_leaves_nothing(stores: Any, limit: int, monkeypatch: pytest.MonkeyPatch, s3_client: Any, bucket: str) -> None:
-    monkeypatch.setattr(s3_copy, "LARGEST_COPY_BYTES", limit)
-    monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
+@pytest.mark.parametrize("part", [5 * MIB, 12 * MIB])
+def test_a_copy_that_fails_leaves_nothing(stores: Any, part: int, monkeypatch: pytest.MonkeyPatch, s3_client: Any, bucket: str) -> None:
+    monkeypatch.setattr(s3_copy, "PART_BYTES", part)
     source, destination = stores
     put(source, "file", os.urandom(11 * MIB))
     listed = source.stat("file")
@@ -259,7 +258,6 @@ def test_an_empty_object_that_has_changed_or_is_gone_is_noticed(stores: Any, aft
 
 @pytest.mark.parametrize("size", [10, 12 * MIB])
 def test_a_copy_with_other_bytes_than_its_source_is_removed(stores: Any, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_copy, "LARGEST_COPY_BYTES", 6 * MIB)
     monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
     source, destination = stores
     put(source, "file", os.urandom(size))
@@ -271,7 +269,6 @@ def test_a_copy_with_other_bytes_than_its_source_is_removed(stores: Any, size: i
 
 
 def test_a_copy_in_parts_whose_answer_is_lost_counts(s3_options: dict[str, Any], proxy: faults.Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_copy, "LARGEST_COPY_BYTES", 6 * MIB)
     monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
     source, destination = (of(s3_options, path=path, endpoint_url=proxy.endpoint_url) for path in ("in", "out"))
     data = os.urandom(12 * MIB)
@@ -323,3 +320,94 @@ def test_an_object_is_not_moved_onto_itself_by_another_address_of_the_server(s3_
     with pytest.raises(FerryError, match=r"its own source|over itself"):
         transfer(source, target, Orders(delete_source=True))
     assert get(source, "file") == bytes(size)
+
+
+@pytest.mark.parametrize("short_way", [True, False])
+@pytest.mark.parametrize("always", [True, False])
+def test_a_copy_that_takes_longer_than_any_other_request_is_waited_for_and_looked_up(
+    s3_options: dict[str, Any], proxy: faults.Proxy, always: bool, short_way: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = s3_connection.connect
+    monkeypatch.setattr(s3_requests, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(s3_copy, "COPY_SECONDS", 0.3 if always else 20)
+    monkeypatch.setattr(s3, "COPY_SECONDS", 0.3 if always else 20)
+    monkeypatch.setattr(
+        s3_connection, "connect", lambda options, answer_seconds=0.2, attempts=2: true(options, answer_seconds=answer_seconds, attempts=attempts)
+    )
+    if not short_way:
+        monkeypatch.setattr(ObjectRequests, "ask", lambda *_, **__: None)
+    put(of(s3_options, path="in"), "file", b"the content")
+    source, destination = (of(s3_options, path=path, endpoint_url=proxy.endpoint_url) for path in ("in", "out"))
+    copies: list[str] = []
+
+    def dawdle(exchange: faults.Exchange) -> None:
+        if exchange.verb == "PUT" and "/out/" in exchange.target:
+            copies.append(exchange.target)
+            time.sleep(0.6)
+
+    proxy.after = dawdle
+    (file,) = transfer(source, destination, Orders()).files
+    assert (file.state, file.verified) == ("written", "checksum")
+    assert len(copies) == ((3 if short_way else 2) if always else 1)
+    assert get(of(s3_options, path="out"), "file") == b"the content"
+
+
+def test_what_stands_there_with_other_bytes_is_no_copy_whose_answer_was_lost(s3_options: dict[str, Any], proxy: faults.Proxy) -> None:
+    source, destination = (of(s3_options, path=path, endpoint_url=proxy.endpoint_url) for path in ("in", "out"))
+    put(source, "file", b"the content")
+    put(destination, "file", b"of old days")
+
+    def refuse(exchange: faults.Exchange) -> None:
+        exchange.answer_instead = 503 if exchange.verb == "PUT" and "/out/" in exchange.target else None
+
+    proxy.before = refuse
+    with pytest.raises(FerryError, match="cannot copy") as caught, destination.open_write("file") as writer:
+        assert writer.copy_from(source, source.stat("file"), lambda _: None)  # type: ignore[arg-type]
+    assert caught.value.transient
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_an_upload_is_noted_before_it_begins(stores: Any, copied: bool, monkeypatch: pytest.MonkeyPatch, s3_client: Any, bucket: str) -> None:
+    """A kill between the server's answer and the note of it would leave an upload that nobody looks for."""
+    monkeypatch.setattr(s3_copy, "PART_BYTES", 5 * MIB)
+    source, destination = stores
+    put(source, "file", os.urandom(6 * MIB))
+    destination.hold(25 * MIB)  # others wait for their publication: this one goes up in parts, however small it is
+    told: list[tuple[str, int]] = []
+
+    def begun(leftover: str) -> None:
+        told.append((leftover, len(s3_client.list_multipart_uploads(Bucket=bucket).get("Uploads", []))))
+
+    with destination.open_write("file", on_begin=begun) as writer:
+        if copied:
+            assert writer.copy_from(source, source.stat("file"), lambda _: None)
+        else:
+            writer.write(b"x")
+    assert [(bool(leftover), uploads) for leftover, uploads in told] == [(False, 0), (True, 1)]
+
+
+def test_a_name_that_is_no_bucket_is_one_clear_error(s3_options: dict[str, Any]) -> None:
+    store = of(s3_options, bucket="my bucket")
+    with pytest.raises(ConfigurationError, match="malformed"):
+        store.stat("x")
+    with pytest.raises(ConfigurationError, match="malformed"):
+        list(store.list("*"))
+
+
+def test_keys_that_cannot_be_renewed_are_one_clear_error(s3_options: dict[str, Any]) -> None:
+    class Expired:
+        def get_frozen_credentials(self) -> None:
+            raise CredentialRetrievalError(provider="x", error_msg="SECRET")
+
+    store = of(s3_options)
+    assert store.requests._usable
+    store.requests._credentials = Expired()
+    store.client._request_signer._credentials = Expired()  # type: ignore[attr-defined]
+    with pytest.raises(ConnectionFailed) as caught:
+        store.stat("x")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_wrong_key_is_named_of_a_source_too(s3_options: dict[str, Any]) -> None:
+    with pytest.raises(ConnectionFailed, match=r"does not accept the access key \(SignatureDoesNotMatch\)"):
+        of({**s3_options, "aws_secret_access_key": "wrong"}).stat("x")

@@ -22,7 +22,7 @@ from engine import workers
 from engine.errors import ConfigurationError, ConnectionFailed, FerryError, IntegrityError, OutcomeUnknown, PartlyFailed, ResourceError, TransferFailed
 from engine.routes.transfer import transfer
 from engine.routes.transfer_plan import Orders
-from engine.stores import sftp_connection, sftp_flush, sftp_publish, sftp_upload
+from engine.stores import sftp_connection, sftp_flush, sftp_publish, sftp_session, sftp_upload
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.sftp import SftpOptions, SftpStore
 from tests.stores.sftp_misbehaving import PASSWORD, Faults, Server, misbehaving
@@ -109,7 +109,7 @@ def test_a_server_that_is_not_known_is_refused_with_its_fingerprint(server: Serv
         reached(server, host_key=None, known_hosts=str(tmp_path / "known_hosts"))
     assert "ecdsa-sha2-nistp256 SHA256:" in str(refused.value)
     assert fingerprint(line) in str(refused.value)
-    assert "ferry connectors trust" in str(refused.value)
+    assert "ferry connectors trust" not in str(refused.value)  # where known_hosts is given, and without a connector, nothing that is pinned counts
     assert not refused.value.transient
     assert PASSWORD not in str(refused.value)
 
@@ -147,11 +147,14 @@ def test_pinned_keys_are_asked_for_at_the_first_connection_and_decide(server: Se
     assert asked == [("127.0.0.1", server.port)]
     store.close()
     keys[:] = [line_of(paramiko.RSAKey.generate(2048))]
-    with pytest.raises(ConnectionFailed, match="has changed"):
+    with pytest.raises(ConnectionFailed, match=r"has changed.*run 'ferry connectors trust ID'"):
         store.stat("nothing")
     keys.clear()
-    with pytest.raises(ConnectionFailed, match="not known"):
+    with pytest.raises(ConnectionFailed, match=r"not known.*run 'ferry connectors trust ID'"):
         store.stat("nothing")
+    with pytest.raises(ConnectionFailed, match="not known") as refused:
+        reached(server, host_key=None)
+    assert "ferry connectors trust" not in str(refused.value)
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{server.port} {line_of(server.host_keys[0])}\n")
     assert store.stat("nothing") is None
@@ -362,6 +365,47 @@ def test_what_goes_wrong_at_the_end_publishes_nothing(server: Server, store: Sft
     assert store.notes == []
 
 
+@pytest.mark.parametrize("times", [1, 3, 100])
+def test_a_folder_that_another_writer_takes_away_again_is_made_anew(server: Server, store: SftpStore, times: int) -> None:
+    server.faults.remove_folder = times
+    with pytest.raises(TransferFailed, match="no such file or folder") if times == 100 else contextlib.nullcontext():
+        put(store, "new/file")
+    server.faults.remove_folder = 0
+    assert server.names() == ([] if times == 100 else ["new", "new/file"])
+
+
+@pytest.mark.parametrize("times", [1, 3, 100])
+def test_a_file_that_appears_a_moment_after_its_close_is_waited_for(server: Server, store: SftpStore, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_upload, "LOOK_AGAIN_SECONDS", (0.01, 0.01, 0.01))
+    server.faults.late_stats = times
+    with pytest.raises(TransferFailed, match="has it no more") if times == 100 else contextlib.nullcontext():
+        put(store, "file")
+    assert server.names() == ([] if times == 100 else ["file"])
+
+
+@pytest.mark.parametrize("most", [1, 16])
+def test_a_move_sends_links_before_the_files_that_they_lead_to(server: Server, store: SftpStore, tmp_path: Path, most: int) -> None:
+    (server.root / "2024-01.csv").write_bytes(DATA)
+    (server.root / "latest.csv").symlink_to("2024-01.csv")
+    (server.root / "gone.csv").symlink_to("2023-12.csv")
+    result = transfer(store, LocalStore(FolderOptions(path=str(tmp_path / "out"))), Orders(delete_source=True, files_in_flight=most))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {"2024-01.csv": DATA, "latest.csv": DATA}
+    assert [path.name for path in server.root.iterdir()] == ["gone.csv"]
+    assert any("gone.csv is a link that leads nowhere" in note for note in result.notes)
+
+
+def test_an_answer_that_drips_is_not_waited_for_for_ever(server: Server, store: SftpStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_connection, "STALL_SECONDS", 0.3)
+    put(store, "file")
+    server.faults.drip = 0.2
+    began = time.monotonic()
+    with pytest.raises(ConnectionFailed, match="not answered in time") as caught:
+        store.stat("file")
+    assert 0.3 * sftp_session.ANSWER_TIMEOUTS < time.monotonic() - began < 10
+    assert caught.value.transient
+    server.faults.drip = 0.0
+
+
 def test_a_server_without_sizes_is_said_to_have_accepted(server: Server, store: SftpStore) -> None:
     server.faults.sizes = False
     assert put(store, "file").verified == "accepted"
@@ -377,6 +421,8 @@ def test_a_server_without_sizes_is_said_to_have_accepted(server: Server, store: 
         ((), None, "size", "stat"),
         ((), "checksum", "read-back", "reading back"),
         ((), "read-back", "read-back", "reading back"),
+        (("check-file",), None, "checksum", "check-file (SHA-256)"),
+        (("check-file",), "size", "size", "stat"),
         (("check-file",), "checksum", "checksum", "check-file (SHA-256)"),
         (("check-file",), "read-back", "read-back", "reading back"),
     ],
@@ -388,7 +434,7 @@ def test_the_level_of_verification_is_at_least_what_was_asked_for(
     receipt = put(store, "file", verify=asked)
     assert (receipt.verified, receipt.reported["verified_by"]) == (level, by)
     assert receipt.sha256 == hashlib.sha256(DATA).hexdigest()
-    if asked is not None:
+    if level != "size":
         server.faults.damage_write = refuse(*range(200))
         with pytest.raises(IntegrityError, match="other bytes"):
             put(store, "new/file", verify=asked)

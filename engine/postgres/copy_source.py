@@ -1,0 +1,194 @@
+"""PostgreSQL's rows without the ADBC driver (`reader: copy`): COPY BINARY made Arrow by compiled code, or CSV that the server writes itself.
+
+Planning, type rules, errors and readers' turns are those of `source.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from engine import workers
+from engine.errors import IntegrityError
+from engine.postgres import batches, copy_connection, copy_plan
+from engine.postgres.copy_reader import CopyReader
+from engine.postgres.reader import BATCH_BYTES, Delivery
+from engine.postgres.source import PostgresSource, Stream
+
+if importlib.util.find_spec("numba") is None:  # imported when rows are decoded: that takes half a second and 80 MB
+    raise ModuleNotFoundError("numba is missing", name="numba")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import psycopg
+
+    from engine.postgres.copy_binary import Rows, Splitter
+    from engine.postgres.copy_plan import CopyPlan
+    from engine.postgres.plan import Plan
+    from engine.postgres.source_options import PostgresSourceOptions
+    from engine.protocols import CsvDialect, Form, Lines
+
+PIECE_BYTES = 1 << 20
+
+
+class CopySource(PostgresSource):
+    """The rows of one query (`RowSource`), or its CSV (`EncodesItself`).
+
+    Example:
+        >>> source = CopySource(PostgresSourceOptions(query="SELECT 1 AS one", host="localhost", reader="copy"))  # doctest: +SKIP
+        >>> with source.read() as stream:  # doctest: +SKIP
+        ...     table = stream.reader.read_all()
+    """
+
+    @contextlib.contextmanager
+    def read_encoded(self, dialect: Callable[[pa.Schema], CsvDialect]) -> Iterator[EncodedStream]:
+        """Check and describe the query, then stream the CSV that the server writes, from one snapshot.
+
+        Byte for byte what `CsvFormat` makes of `read("text")`. Raises as `read` does.
+        """
+        plan, readers, notes = workers.call(lambda: self._plan("text"))
+        with EncodedStream(self._options, copy_plan.printed(cast("CopyPlan", plan)), readers, notes, dialect(plan.schema)) as stream:
+            yield stream
+
+    def _stream(self, plan: Plan, readers: int, notes: list[str]) -> Stream:
+        return CopyStream(self._options, cast("CopyPlan", plan), readers, notes)
+
+    def _planned(self, connection: psycopg.Connection[Any], form: Form) -> CopyPlan:
+        return copy_plan.in_binary(super()._planned(connection, form), copy_connection.address(connection, self._options))
+
+
+class CopyStream(Stream):
+    """Rows on their way (`RowStream`), by COPY BINARY."""
+
+    def _reader(self) -> CopyReader:
+        plan = cast("CopyPlan", self._plan)
+        return CopyReader(self._options, plan, Binary(plan))
+
+
+class Binary:
+    """COPY BINARY, which becomes record batches (`Layout`)."""
+
+    options: Mapping[str, Any] = {"format": "binary"}
+    is_counted = True
+
+    def __init__(self, plan: CopyPlan) -> None:
+        from engine.postgres import copy_binary
+
+        self._plan = plan
+        self._binary = copy_binary
+        self._types = [copy_plan.delivered(rule) for rule in plan.rules] + [pa.bool_()] * len(plan.shape_checks)
+
+    def collector(self) -> BinaryCollector:
+        """See `Layout`."""
+        return BinaryCollector(self._binary.Splitter(len(self._types)), self._decode)
+
+    def _decode(self, group: Sequence[Rows]) -> pa.RecordBatch:
+        parts, before = [], 0
+        for rows in group:
+            try:
+                parts.append(self._binary.decode(rows, self._types))
+            except self._binary.UnfitColumn as found:
+                raise batches.UnfitRow(self._plan, found.column, before + found.unfit.index, found.unfit.why) from None
+            before += rows.count
+        columns = parts[0] if len(parts) == 1 else [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
+        return batches.convert(self._plan, pa.RecordBatch.from_arrays(columns, names=[""] * len(columns)))
+
+
+class BinaryCollector:
+    """Pieces of COPY BINARY → groups of whole rows (`Collector`)."""
+
+    def __init__(self, splitter: Splitter, decode: Callable[[Sequence[Rows]], pa.RecordBatch]) -> None:
+        self._splitter = splitter
+        self._decode = decode
+        self._group: list[Rows] = []
+        self._size = 0
+
+    def feed(self, piece: bytes) -> Delivery | None:
+        """See `Collector`."""
+        rows = self._splitter.feed(piece)
+        if rows is None:
+            return None
+        self._add(rows)
+        return self._delivery() if self._size >= BATCH_BYTES else None
+
+    def end(self) -> Delivery | None:
+        """See `Collector`."""
+        self._add(self._splitter.end())
+        return self._delivery()
+
+    def _add(self, rows: Rows) -> None:
+        if rows.count:
+            self._group.append(rows)
+            self._size += len(rows.source)
+
+    def _delivery(self) -> Delivery | None:
+        group, size = self._group, self._size
+        self._group, self._size = [], 0
+        return Delivery(sum(rows.count for rows in group), size, partial(self._decode, group)) if group else None
+
+
+class EncodedStream(Stream):
+    """The server's CSV on its way (`protocols.EncodedStream`)."""
+
+    budget = 16 * PIECE_BYTES
+
+    def __init__(self, options: PostgresSourceOptions, plan: CopyPlan, readers: int, notes: list[str], dialect: CsvDialect) -> None:
+        self._layout = Csv(plan, dialect)
+        super().__init__(options, plan, readers, notes)
+        self.schema = plan.schema
+        self.rows: int | None = None
+        self.lines = 0
+        self.pieces = self._pieces()
+
+    def _reader(self) -> CopyReader:
+        return CopyReader(self._options, cast("CopyPlan", self._plan), self._layout)
+
+    def _pieces(self) -> Iterator[Lines]:
+        for pending in self._arrivals():
+            piece: Lines = workers.wait(pending)
+            self.lines += piece.count(b"\n")
+            yield piece
+        rows = self._rows()
+        if self.lines < rows:  # each row is a line at least
+            raise IntegrityError(f"the server sent {rows:,} rows, and fewer lines came; nothing was published")
+        self.rows = rows
+
+
+class Csv:
+    """CSV in a dialect, which stays as it is (`Layout`)."""
+
+    is_counted = False
+
+    def __init__(self, plan: CopyPlan, dialect: CsvDialect) -> None:
+        quoted = [f"c{i}" for i, rule in enumerate(plan.rules) if dialect.quotes_all or pa.types.is_string(rule.arrow)]
+        self.options: Mapping[str, Any] = {"format": "csv", "delimiter": dialect.delimiter, "null": dialect.null, "force_quote": quoted or None}
+
+    def collector(self) -> LineCollector:
+        """See `Layout`."""
+        return LineCollector()
+
+
+class LineCollector:
+    """Pieces of lines → larger ones (`Collector`).
+
+    They end with rows: a message of the server is one row (https://www.postgresql.org/docs/current/protocol-message-formats.html, "CopyData"), and
+    asyncpg hands on whole messages alone.
+    """
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, piece: bytes) -> Delivery | None:
+        """See `Collector`."""
+        self._held += piece
+        return self.end() if len(self._held) >= PIECE_BYTES else None
+
+    def end(self) -> Delivery | None:
+        """See `Collector`."""
+        held, self._held = bytes(self._held), bytearray()
+        return Delivery(0, len(held), lambda: held) if held else None
