@@ -315,8 +315,8 @@ def test_letters_are_not_lost_to_find_a_column() -> None:
     ("wanted", "says"),
     [
         ((Column("ID", "integer"), Column("id", "integer")), r"more than one column goes to column 'id'"),
-        ((Column("id", "integer"), Column("id", "integer")), r"more than one column 'id' \(positions 1, 2\)"),
-        ((), "has no columns"),
+        ((Column("id", "integer"), Column("id", "integer")), r"more than one column is named 'id' \(positions 1, 2\)"),
+        ((), "there are no columns"),
     ],
 )
 def test_ambiguous_columns_are_refused(database: str, wanted: tuple[Column, ...], says: str) -> None:
