@@ -86,12 +86,14 @@ def matrix(postgres: embedded.Postgres, module_database: str) -> Iterator[tuple[
         yield module_database, other
 
 
+@pytest.mark.parametrize("reader", ["adbc", "copy"])
 @pytest.mark.parametrize("schema", ["public", "standing"])
-def test_every_value_of_every_type_arrives_as_it_is(matrix: tuple[str, str], schema: str) -> None:
+def test_every_value_of_every_type_arrives_as_it_is(matrix: tuple[str, str], schema: str, reader: str) -> None:
     source, target = matrix
+    execute(target, f"DROP TABLE IF EXISTS {schema}.every")
     if schema == "standing":
         execute(target, f"CREATE TABLE standing.every ({', '.join(f'c{i} {case.sql_type}' for i, case in enumerate(CASES))})")
-    result = engine.copy(EVERY, target, database=source, table="every", schema=schema, write_disposition="append")
+    result = engine.copy(EVERY, target, database=source, table="every", schema=schema, write_disposition="append", source_options={"reader": reader})
     assert result.rows == 1 + max(len(case.values + case.refused) for case in CASES)
     assert texts(target, f"TABLE {schema}.every") == texts(source, EVERY)
     below_domains = {"positive": "integer", "amount": "numeric(7,2)"}  # a query's description names the type below a domain

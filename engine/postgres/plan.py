@@ -159,13 +159,13 @@ def _check(connection: psycopg.Connection[Any], query: str, options: PostgresOpt
     if raw.nparams:
         raise ConfigurationError("the query holds a parameter ($1); write the value into the query")
     if not raw.nfields:
-        raise ConfigurationError("the query returns no columns; an export takes one SELECT, WITH, VALUES or TABLE that changes nothing")
+        raise ConfigurationError("the query returns no columns; it must be one SELECT, WITH, VALUES or TABLE that changes nothing")
     bare = _without_last_semicolon(query)
     wrapped = connection.pgconn.prepare(b"", f"SELECT * FROM (\n{bare}\n) AS q".encode())  # noqa: S608 - parsed, not run
     if wrapped.status != pq.ExecStatus.COMMAND_OK:
         state = _diagnosis(wrapped, pq.DiagnosticField.SQLSTATE)
         raise ConfigurationError(
-            f"the statement is not a query that only reads (SQLSTATE {state}); an export takes one SELECT, WITH, VALUES or TABLE that changes nothing"
+            f"the statement is not a query that only reads (SQLSTATE {state}); it must be one SELECT, WITH, VALUES or TABLE that changes nothing"
         )
     if _fields(_describe(connection)) != _fields(raw):
         raise ConfigurationError("the statement is not one plain query: as a subquery it gives other columns")
@@ -198,7 +198,7 @@ def _rejected(result: pq.abc.PGresult, query: str, options: PostgresOptions) -> 
         return query_failed(options, None)
     text = _diagnosis(result, pq.DiagnosticField.MESSAGE_PRIMARY)
     if "multiple commands" in text:
-        return ConfigurationError("the query holds more than one statement; an export takes one")
+        return ConfigurationError("the query holds more than one statement; it must be one")
     position = _diagnosis(result, pq.DiagnosticField.STATEMENT_POSITION)
     place = f" at {_line_and_column(query, int(position))}" if position else ""
     message = f"PostgreSQL does not accept the query: {text}{place} (SQLSTATE {state})"
