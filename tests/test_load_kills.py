@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         ("folder", "append", "keep", "in the middle of the rows"),
         ("folder", "append", "delete", "after the first commit"),
         ("folder", "append", "archive", "with both names"),
-        ("folder", "merge", "keep", "after a merge"),
         ("folder", "replace", "delete", "between two deletions"),
         ("s3", "replace", "archive", "with the copy and the source"),
     ],
