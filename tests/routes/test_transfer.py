@@ -487,7 +487,7 @@ def test_progress_tells_files_and_bytes(source: MemoryStore) -> None:
 
 @pytest.mark.parametrize("where", ["memory", "one file system"])
 def test_the_rate_is_kept_by_pauses(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends: list[Any] = [MemoryStore() if where == "memory" else LocalStore(FolderOptions(path=str(tmp_path / name))) for name in ("in", "out")]
+    came, goes = [MemoryStore() if where == "memory" else LocalStore(FolderOptions(path=str(tmp_path / name))) for name in ("in", "out")]
     pauses: list[float] = []
     true = threading.Event.wait
 
@@ -495,9 +495,9 @@ def test_the_rate_is_kept_by_pauses(where: str, tmp_path: Path, monkeypatch: pyt
         pauses.append(timeout or 0)
         return true(event, 0)
 
-    put(ends[0], "large", bytes(1_000_000))
+    put(came, "large", bytes(1_000_000))
     monkeypatch.setattr(threading.Event, "wait", wait)
-    transfer(*ends, Orders(pattern="large", bytes_per_second=1_000_000.0))
+    transfer(came, goes, Orders(pattern="large", bytes_per_second=1_000_000.0))
     assert 0.9 < max(pauses) <= 1.0
 
 

@@ -21,7 +21,7 @@ from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.temporary import temporary_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def store_in(folder: Path, **options: Any) -> LocalStore:
@@ -173,7 +173,7 @@ def test_require_mount_refuses_every_verb_below_the_root_file_system(tmp_path: P
     found = store_in(tmp_path / "share").stat("file")
     assert found is not None
     store = store_in(tmp_path / "share", require_mount=True)
-    verbs = {
+    verbs: dict[str, Callable[[], object]] = {
         "stat": lambda: store.stat("file"),
         "is_folder": lambda: store.is_folder(""),
         "list": lambda: list(store.list()),
