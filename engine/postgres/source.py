@@ -136,6 +136,8 @@ class Stream:
             try:
                 pending = self._turns.get(workers.POLL_SECONDS)
             except TimeoutError:
+                if self._turns.closed:
+                    raise ProcessingError("the rows were asked for after their stream was left") from None
                 continue
             if pending is None:
                 return
@@ -185,7 +187,6 @@ class Stream:
                 if shared is not None:
                     self._start(partial(self._follow, other, shared))
             self._take_turns(reader)
-            reader.commit()
 
     def _begin(self, reader: Reader) -> Shared | None:
         """What others join by; None where nobody else is needed, or can join."""
@@ -215,7 +216,6 @@ class Stream:
                 self._missed(error)
                 return
             self._take_turns(reader)
-            reader.commit()
 
     def _missed(self, error: adbc.Error | ConnectionFailed) -> None:
         if self._turns.exhausted:
@@ -229,12 +229,19 @@ class Stream:
         self.notes.append(f"one reader of {len(self._readers)} could not take part: {why}")
 
     def _take_turns(self, reader: Reader) -> None:
-        while (turn := self._turns.take()) is not None:
-            with reader.open(self._plan.statement(turn), self._deadline) as delivered:
-                batches.check_schema(self._plan, delivered.schema)
-                for batch in delivered:
-                    reader.rows += batch.num_rows
-                    if self._turns.closed:
-                        return
-                    self._turns.put(turn, self._converters.submit(batches.convert, self._plan, batch), batch.nbytes)
-            self._turns.end(turn)
+        """Read as long as turns are left. The last one ends with the commit, which only a server that is still there answers: what came was whole."""
+        turn = self._turns.take()
+        while turn is not None:
+            self._read(reader, turn)
+            ended, turn = turn, self._turns.take()
+            if turn is None:
+                reader.commit()
+            self._turns.end(ended)
+
+    def _read(self, reader: Reader, turn: int) -> None:
+        with reader.open(self._plan.statement(turn), self._deadline) as delivered:
+            batches.check_schema(self._plan, delivered.schema)
+            for batch in delivered:
+                reader.rows += batch.num_rows
+                if self._turns.closed or not self._turns.put(turn, self._converters.submit(batches.convert, self._plan, batch), batch.nbytes):
+                    return
