@@ -162,7 +162,7 @@ class Stream:
                 pending = self._turns.get(workers.POLL_SECONDS)
             except TimeoutError:
                 if self._turns.closed:  # whoever reads in another thread must not take this for the end of the rows
-                    raise ProcessingError(f"reading from PostgreSQL at {self._options.where} was given up after {self._rows():,} rows") from None
+                    raise ProcessingError("the rows were asked for after their stream was left") from None
                 continue
             if pending is None:
                 return
@@ -205,7 +205,6 @@ class Stream:
                 if shared is not None:
                     self._start(partial(self._follow, other, shared))
             self._take_turns(reader)
-            reader.commit()
 
     def _begin(self, reader: Reader) -> Shared | None:
         """What others join by; None where nobody else is needed, or can join."""
@@ -234,7 +233,6 @@ class Stream:
                 self._missed(error)
                 return
             self._take_turns(reader)
-            reader.commit()
 
     def _missed(self, error: Ended | ConnectionFailed) -> None:
         if self._turns.exhausted:
@@ -248,11 +246,18 @@ class Stream:
         self.notes.append(f"one reader of {len(self._readers)} could not take part: {why}")
 
     def _take_turns(self, reader: Reader) -> None:
-        while (turn := self._turns.take()) is not None:
-            with reader.open(turn, self._deadline) as deliveries:
-                for delivery in deliveries:
-                    reader.rows += delivery.rows
-                    if self._turns.closed:
-                        return
-                    self._turns.put(turn, self._converters.submit(delivery.convert), delivery.size)
-            self._turns.end(turn)
+        """Read as long as turns are left. The last one ends with the commit, which only a server that is still there answers: what came was whole."""
+        turn = self._turns.take()
+        while turn is not None:
+            self._read(reader, turn)
+            ended, turn = turn, self._turns.take()
+            if turn is None:
+                reader.commit()
+            self._turns.end(ended)
+
+    def _read(self, reader: Reader, turn: int) -> None:
+        with reader.open(turn, self._deadline) as deliveries:
+            for delivery in deliveries:
+                reader.rows += delivery.rows
+                if self._turns.closed or not self._turns.put(turn, self._converters.submit(delivery.convert), delivery.size):
+                    return

@@ -72,6 +72,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) ->
         (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--numeric", "a=80,2"], ["'numeric'", "76 digits"]),
         (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--numeric", "10,2"], ["'numeric'", "COLUMN=VALUE"]),
         (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--unrepresentable", "perhaps"], ["'unrepresentable'"]),
+        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--readers", "many"], ["'readers' is 'auto' or a number from 1 to 32"]),
         (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--timezone", "Mars/Base"], ["'timezone'", "Mars/Base"]),
         (["export", "SELECT 1", "{out}/x.csv", "--database", "mysql://x"], ["'connection_string'"]),
         (["export", "@missing.sql", "{out}/x.csv", "--database", "{db}"], ["missing.sql"]),

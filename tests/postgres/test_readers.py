@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psycopg
 import pyarrow.parquet as pq
@@ -16,12 +16,12 @@ import pytest
 
 import engine
 from engine import embedded, registry, workers
-from engine.errors import FerryError, QueryFailed, SchemaMismatch, UnrepresentableValue
+from engine.errors import FerryError, ProcessingError, QueryFailed, SchemaMismatch, UnrepresentableValue
 from engine.postgres import splitting
 from engine.postgres.reader import Reader, Shared
 from engine.postgres.source_options import PostgresSourceOptions
 from tests.conftest import open_to_nobody
-from tests.tcp_proxy import tcp_proxy
+from tests.tcp_proxy import Fault, tcp_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -312,6 +312,51 @@ def test_one_killed_backend_ends_all_with_one_error_and_no_file(database: str, t
     assert caught.value.transient
     assert not (tmp_path / "out").exists()
     until(lambda: not connections(database), 2)
+
+
+@pytest.mark.parametrize("readers", READERS)
+@pytest.mark.parametrize("kind", ["reset", "truncate"])
+def test_a_connection_that_breaks_or_ends_early_is_an_error_and_no_file(
+    postgres: embedded.Postgres, database: str, tmp_path: Path, readers: int, kind: Literal["reset", "truncate"]
+) -> None:
+    """But for one that has not yet joined: it is only missed."""
+    execute(database, MIXED)
+    with tcp_proxy(postgres.port) as proxy:
+        url = re.sub(r":\d+/", f":{proxy.port}/", database)
+        for after in (1_000_000, 2_000_000, 2_900_000):
+            proxy.arm(Fault(kind, "down", after, times=1))
+            try:
+                result = engine.export("TABLE mixed", tmp_path / f"{after}/x.csv", database=url, readers=readers)
+            except FerryError:
+                assert not (tmp_path / str(after)).exists()
+            else:
+                assert after == 1_000_000
+                assert result.notes[0].startswith(f"one reader of {readers} could not take part: ")
+                assert result.rows == fetch(database, "SELECT count(*) FROM mixed")[0][0]
+            assert proxy.hits == 1
+
+
+def test_a_server_that_is_gone_before_the_last_commit_is_an_error(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It might have gone a moment earlier: the end of the last range is not taken for an end."""
+    execute(database, MIXED)
+
+    def gone(self: Reader) -> None:
+        for pid in connections(database):
+            fetch(database, f"SELECT pg_terminate_backend({pid})")
+        self._execute("COMMIT")
+
+    monkeypatch.setattr(Reader, "commit", gone)
+    for readers in READERS:
+        with pytest.raises(QueryFailed), opened(database, "TABLE mixed", readers) as stream:
+            numbers(stream)
+
+
+def test_rows_that_are_asked_for_too_late_are_an_error(database: str) -> None:
+    execute(database, MIXED)
+    with opened(database, "TABLE mixed", readers=2) as stream:
+        stream.reader.read_next_batch()
+    with pytest.raises(ProcessingError, match="after their stream was left"):
+        numbers(stream)
 
 
 @pytest.mark.parametrize("readers", READERS)
