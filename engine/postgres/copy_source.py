@@ -65,6 +65,8 @@ class CopySource(PostgresSource):
 class CopyStream(Stream):
     """Rows on their way (`RowStream`), by COPY BINARY."""
 
+    budget = 2 * BATCH_BYTES  # less than by ADBC: numba has taken 80 MB already
+
     def _reader(self) -> CopyReader:
         plan = cast("CopyPlan", self._plan)
         return CopyReader(self._options, plan, Binary(plan))
