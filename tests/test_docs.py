@@ -127,7 +127,7 @@ def test_the_memory_table_states_the_bounds_of_the_code() -> None:
     from engine.formats.parquet import ROW_GROUP_ROWS
     from engine.jobs import ROW_GROUP_BYTES
     from engine.options import MIB
-    from engine.postgres.copy_source import EncodedStream
+    from engine.postgres.copy_source import CopyStream, EncodedStream
     from engine.postgres.reader import BATCH_BYTES
     from engine.postgres.source import BUDGET_BYTES as AHEAD_BYTES
     from engine.stores.s3_parts import MOST_PARTS, part_size
@@ -140,7 +140,7 @@ def test_the_memory_table_states_the_bounds_of_the_code() -> None:
     assert f"{BUDGET_BYTES // MIB} MiB in flight" in memory
     assert f"{SINGLE_REQUEST_BYTES // MIB} MiB before" in memory
     assert f"{READ_AHEAD_BYTES // MIB} MiB asked for ahead" in memory
-    assert f"(`reader: copy`) {EncodedStream.budget // MIB} MiB" in memory
+    assert f"with `reader: copy` {CopyStream.budget // MIB} MiB of rows, or {EncodedStream.budget // MIB} MiB of lines" in memory
     assert f"{AHEAD_BYTES // MIB} MiB that are read ahead of their turn" in memory
     default = S3Options(bucket="b").chunk_size_mb
     assert f"hold {sum(part_size(number, default * MIB) for number in range(1, MOST_PARTS + 1)) // 2**30} GiB" in memory

@@ -104,7 +104,7 @@ class Splitter:
         start = 0 if self._begun else self._header()
         source = np.frombuffer(self._held, np.uint8)
         most = len(source) // (2 + 4 * self._columns) + 1
-        positions = np.empty((self._columns, most), np.int32)
+        positions = _empty(self._columns * most, np.int32).reshape(self._columns, most)
         nulls, sizes = np.zeros(self._columns, np.int64), np.zeros(self._columns, np.int64)
         count, end, how = (0, 0, kernel.MORE) if start is None else kernel.find_fields(source, start, positions, nulls, sizes)
         if self._ended and end < len(source):
@@ -217,7 +217,7 @@ def _bools(fields: Fields, kind: pa.DataType) -> pa.Array:
 
 def _fixed(fields: Fields, kind: pa.DataType) -> pa.Array:
     """Values of 16 bytes."""
-    out = np.empty(len(fields.at) * kind.byte_width, np.uint8)
+    out = _empty(len(fields.at) * kind.byte_width, np.uint8)
     return _made(fields, kind, out, kernel.sixteens(fields.source, fields.at, out))
 
 
@@ -225,19 +225,19 @@ def _numbers(fields: Fields, kind: pa.DataType) -> pa.Array:
     """Numbers of two, four or eight bytes, and what is counted in them."""
     count = len(fields.at)
     if kind.bit_width == 16:  # noqa: PLR2004 - int2
-        out: npt.NDArray[Any] = np.empty(count, np.int16)
+        out: npt.NDArray[Any] = _empty(count, np.int16)
         wrong = kernel.int16s(fields.source, fields.at, out)
     elif kind.bit_width == 32:  # noqa: PLR2004 - int4, float4, date
-        out = np.empty(count, np.int32)
+        out = _empty(count, np.int32)
         wrong = kernel.int32s(fields.source, fields.at, out, DAYS_TO_2000 if pa.types.is_date(kind) else 0)
     else:
-        out = np.empty(count, np.int64)
+        out = _empty(count, np.int64)
         wrong = kernel.int64s(fields.source, fields.at, out, MICROSECONDS_TO_2000 if pa.types.is_timestamp(kind) else 0)
     return _made(fields, kind, out, wrong)
 
 
 def _texts(fields: Fields, kind: pa.DataType) -> pa.Array:
-    offsets, out = np.empty(len(fields.at) + 1, np.int32), np.empty(fields.size + kernel.SLACK, np.uint8)
+    offsets, out = _empty(len(fields.at) + 1, np.int32), _empty(fields.size + kernel.SLACK, np.uint8)
     kernel.texts(fields.source, fields.at, offsets, out)
     array = fields.array(kind, offsets, out)
     if pa.types.is_string(kind) and not kernel.is_ascii(out[: offsets[-1]]):
@@ -249,7 +249,7 @@ def _texts(fields: Fields, kind: pa.DataType) -> pa.Array:
 
 
 def _decimals(fields: Fields, kind: pa.DataType) -> pa.Array:
-    out = np.empty((len(fields.at), 2), np.uint64)
+    out = _empty(2 * len(fields.at), np.uint64).reshape(-1, 2)
     limit = 10**kind.precision
     wrong, why = copy_numeric.numerics(fields.source, fields.at, out, kind.scale, np.uint64(limit >> 64), np.uint64(limit & (1 << 64) - 1))
     if why == copy_numeric.UNFIT:
@@ -258,8 +258,8 @@ def _decimals(fields: Fields, kind: pa.DataType) -> pa.Array:
 
 
 def _lists(fields: Fields, kind: pa.DataType) -> pa.Array:
-    offsets = np.empty(len(fields.at) + 1, np.int32)
-    elements = np.empty(fields.size // 4, np.int32)
+    offsets = _empty(len(fields.at) + 1, np.int32)
+    elements = _empty(fields.size // 4, np.int32)
     wrong, count, nulls, size = kernel.find_elements(fields.source, fields.at, offsets, elements)
     if wrong != kernel.FINE:
         raise _corrupt(f"an array that is not in the form of {kind}")
@@ -285,6 +285,11 @@ def _made(fields: Fields, kind: pa.DataType, out: npt.NDArray[Any], wrong: int) 
     if wrong != kernel.FINE:
         raise _corrupt(f"a field that is not in the form of {kind}")
     return fields.array(kind, out)
+
+
+def _empty(count: int, kind: Any) -> npt.NDArray[Any]:
+    """An array in Arrow's own memory pool, which gives memory back and takes it again; the C library's keeps what threads have freed."""
+    return np.frombuffer(pa.allocate_buffer(count * np.dtype(kind).itemsize), kind)
 
 
 def _bitmap(count: int) -> npt.NDArray[np.uint8]:

@@ -69,6 +69,7 @@ class CopyStream(Stream):
     """Rows on their way (`RowStream`), by COPY BINARY."""
 
     ahead = 1
+    budget = 2 * BATCH_BYTES  # less than by ADBC: numba has taken 80 MB already
 
     def _reader(self) -> CopyReader:
         plan = cast("CopyPlan", self._plan)
