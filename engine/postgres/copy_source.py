@@ -23,7 +23,7 @@ if importlib.util.find_spec("numba") is None:  # imported when rows are decoded:
     raise ModuleNotFoundError("numba is missing", name="numba")
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     import psycopg
 
@@ -93,49 +93,33 @@ class Binary:
         """See `Layout`."""
         return BinaryCollector(self._binary.Splitter(len(self._types)), self._decode)
 
-    def _decode(self, group: Sequence[Rows]) -> pa.RecordBatch:
-        parts, before = [], 0
-        for rows in group:
-            try:
-                parts.append(self._binary.decode(rows, self._types))
-            except self._binary.UnfitColumn as found:
-                raise batches.UnfitRow(self._plan, found.column, before + found.unfit.index, found.unfit.why) from None
-            before += rows.count
-        columns = parts[0] if len(parts) == 1 else [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
+    def _decode(self, rows: Rows) -> pa.RecordBatch:
+        try:
+            columns = self._binary.decode(rows, self._types)
+        except self._binary.UnfitColumn as found:
+            raise batches.UnfitRow(self._plan, found.column, found.unfit.index, found.unfit.why) from None
         return batches.convert(self._plan, pa.RecordBatch.from_arrays(columns, names=[""] * len(columns)))
 
 
 class BinaryCollector:
-    """Pieces of COPY BINARY → groups of whole rows (`Collector`)."""
+    """Pieces of COPY BINARY → whole rows (`Collector`)."""
 
-    def __init__(self, splitter: Splitter, decode: Callable[[Sequence[Rows]], pa.RecordBatch]) -> None:
+    def __init__(self, splitter: Splitter, decode: Callable[[Rows], pa.RecordBatch]) -> None:
         self._splitter = splitter
         self._decode = decode
-        self._group: list[Rows] = []
-        self._size = 0
 
     def feed(self, piece: bytes) -> Delivery | None:
         """See `Collector`."""
         rows = self._splitter.feed(piece)
-        if rows is None:
-            return None
-        self._add(rows)
-        return self._delivery() if self._size >= BATCH_BYTES else None
+        return None if rows is None else self._delivery(rows)
 
     def end(self) -> Delivery | None:
         """See `Collector`."""
-        self._add(self._splitter.end())
-        return self._delivery()
+        rows = self._splitter.end()
+        return self._delivery(rows) if rows.count else None
 
-    def _add(self, rows: Rows) -> None:
-        if rows.count:
-            self._group.append(rows)
-            self._size += len(rows.source)
-
-    def _delivery(self) -> Delivery | None:
-        group, size = self._group, self._size
-        self._group, self._size = [], 0
-        return Delivery(sum(rows.count for rows in group), size, partial(self._decode, group)) if group else None
+    def _delivery(self, rows: Rows) -> Delivery:
+        return Delivery(rows.count, len(rows.source), partial(self._decode, rows))
 
 
 class EncodedStream(Stream):
