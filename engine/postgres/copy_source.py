@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import CsvDialect, Form, Lines
 
-BATCH_BYTES = 2 << 20
 PIECE_BYTES = 1 << 20
 # Measured with 1.8 M rows of lineitem into Parquet, against pyarrow's own allocator: a seventh less memory and a tenth less time.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -68,8 +67,7 @@ class CopySource(PostgresSource):
 class CopyStream(Stream):
     """Rows on their way (`RowStream`), by COPY BINARY."""
 
-    ahead = 1
-    budget = 2 * BATCH_BYTES  # less than by ADBC: numba has taken 80 MB already
+    budget = 4 * PIECE_BYTES  # less than by ADBC: numba has taken 80 MB already
 
     def _reader(self) -> CopyReader:
         plan = cast("CopyPlan", self._plan)
