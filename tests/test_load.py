@@ -316,6 +316,12 @@ def test_what_cannot_be_is_refused_before_a_row_moves(database: str, labs: Path,
     assert fetch(database, "SELECT to_regclass('a')") == [(None,)]
 
 
+def test_a_pattern_that_leaves_out_the_one_file_that_is_named_is_refused(database: str, labs: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"a\.csv is one file, and the pattern '\*\.parquet' does not match"):
+        engine.load(labs / "a.csv", database, pattern="*.parquet", format="csv")
+    assert engine.load(labs / "a.csv", database, pattern="*.csv").rows == 3
+
+
 def test_a_move_that_ended_between_commit_and_deletion_is_ended(database: str, labs: Path) -> None:
     engine.load(labs / "a.csv", database)
     result = engine.load(labs / "a.csv", database, delete_source=True)

@@ -35,7 +35,7 @@ class LoadOrders:
 
     Attributes:
         base: Below the source's root: a folder, or one file. Empty: the root.
-        pattern: Which files below `base`.
+        pattern: Which files below `base`; one file must match it too.
         one_file: `base` must be a file: the table is named after it.
         delete_source: Delete each source once its rows are committed, also one that an earlier run committed.
         dry_run: Say what would be done.
@@ -99,6 +99,8 @@ def chosen(source: FileSource, orders: LoadOrders) -> list[FileInfo]:
         ConfigurationError: There is no such file or folder.
     """
     if orders.base and (single := source.stat(orders.base)) is not None:
+        if not paths.matcher(orders.pattern).fullmatch(single.path.rpartition("/")[2]):
+            raise ConfigurationError(f"{source.url(single.path)} is one file, and the pattern {orders.pattern!r} does not match its name")
         return [single]
     if orders.one_file:
         raise ConfigurationError(f"which table? {source.url(orders.base or '*').removesuffix('/*')} is no file that it could be named after: give --table")
