@@ -14,7 +14,8 @@ from engine.routes.copy import Mark
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.protocols import Journal, RowDestination, RowSource
+    from engine.load_protocols import RowDestination
+    from engine.protocols import Journal, RowSource
     from engine.results import Progress, RunResult
 
 DISPOSITIONS = ("append", "replace", "merge")

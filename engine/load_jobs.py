@@ -17,7 +17,8 @@ from engine.routes.load import LoadOrders
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.protocols import FileSource, Journal, RowDestination, RowFormat
+    from engine.load_protocols import RowDestination, RowFormat
+    from engine.protocols import FileSource, Journal
     from engine.registry import PinnedKeys
     from engine.results import Progress, RunResult
     from engine.routes.archive import ArchiveStore

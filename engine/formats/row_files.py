@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine.formats.csv_rejects import Reject
-    from engine.protocols import FileInfo, FileSource, RowBlock, RowFile
+    from engine.load_protocols import RowBlock, RowFile
+    from engine.protocols import FileInfo, FileSource
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 WINDOW_BYTES = 4 << 20

@@ -32,11 +32,11 @@ from engine.results import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from engine.load_protocols import RowBlock, RowFile
     from engine.postgres.casting import Caster
     from engine.postgres.destination_options import PostgresDestinationOptions
     from engine.postgres.file_load import FileLoad, Load
     from engine.postgres.staging import Refused
-    from engine.protocols import RowBlock, RowFile
 
 BLOCKS_HELD = 4
 """Where the server casts, so many blocks are sent at a time and kept until it has said which of their rows it refuses."""

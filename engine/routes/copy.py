@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.protocols import Journal, LoadedFile, LoadsRows, RowBlock, RowDestination, RowReject, RowSource, RowStream
+    from engine.load_protocols import LoadedFile, LoadsRows, RowBlock, RowDestination, RowReject
+    from engine.protocols import Journal, RowSource, RowStream
     from engine.results import FileState, RowsDescription
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.protocols import FileInfo, FileSource, LoadedFile, LoadsRows, RowDestination, RowFile, RowFormat
+    from engine.load_protocols import LoadedFile, LoadsRows, RowDestination, RowFile, RowFormat
+    from engine.protocols import FileInfo, FileSource
     from engine.routes.archive import ArchiveStore
 
 _ANOTHER = "another file of the replace failed; the table stays as it was"
