@@ -301,7 +301,7 @@ def test_a_failing_cast_is_logged_once_with_its_frames_and_without_the_cell(cont
         engine.run_connector(connector)
     (logged,) = errors(caplog)
     assert logged.startswith(f"connector {connector}: run 1 failed: {caught.value}\n")
-    for function in ("_under_lease", "export", "_receive", "_read_all"):
+    for function in ("_under_lease", "export", "_receive", "_take_turns"):
         assert f", in {function}\n" in logged
     assert "adbc_driver_manager." in logged  # the chain below our own error, by its kind
     assert CANARY not in caplog.text

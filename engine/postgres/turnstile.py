@@ -74,9 +74,10 @@ class Turnstile(Generic[T]):
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Have the consumer raise this at once; the first one counts."""
+        """Have the consumer raise this at once; the first one counts, and none that comes of being sent home."""
         with self._changed:
-            self._error = self._error or error
+            if not self._closed:
+                self._error = self._error or error
             self._changed.notify_all()
 
     def close(self) -> None:
