@@ -33,7 +33,7 @@ LOAD = "engine.postgres.file_load.Load"
 
 @pytest.fixture(autouse=True)
 def _short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FERRY_LEASE_SECONDS", "2")
+    monkeypatch.setenv("FERRY_LEASE_SECONDS", "6")
 
 
 @pytest.fixture
