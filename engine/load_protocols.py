@@ -49,6 +49,34 @@ class RowBlock(Protocol):
         """The row as it stands in the file; None where rows do not stand there one by one."""
 
 
+class BatchBlock:
+    """A record batch as a `RowBlock`: its "lines" are row numbers, none of its rows is a reject, and none has bytes of its own."""
+
+    def __init__(self, batch: pa.RecordBatch, first: int) -> None:
+        """`first` is the number of its first row, from 1."""
+        self.rejects: list[RowReject] = []
+        self._batch = batch
+        self._first = first
+
+    def text(self) -> pa.RecordBatch:
+        """The batch."""
+        return self._batch
+
+    def typed(self, schema: pa.Schema) -> pa.RecordBatch:
+        """The batch: it has its types already."""
+        del schema
+        return self._batch
+
+    def line(self, row: int) -> int:
+        """The row's number."""
+        return self._first + row
+
+    def raw(self, row: int) -> bytes | None:
+        """None."""
+        del row
+        return None
+
+
 class RowFile(Protocol):
     """A file of rows that is open."""
 

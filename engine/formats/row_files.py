@@ -11,11 +11,11 @@ import pyarrow as pa
 from engine.errors import ConfigurationError, FerryError
 from engine.formats.csv_reader import CsvInput, CsvReader
 from engine.formats.parquet_reader import ParquetReader
+from engine.load_protocols import BatchBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.formats.csv_rejects import Reject
     from engine.load_protocols import RowBlock, RowFile
     from engine.protocols import FileInfo, FileSource
 
@@ -113,32 +113,8 @@ class _ParquetFile:
     def __iter__(self) -> Iterator[RowBlock]:
         first = 1
         for batch in self._reader:
-            yield _ParquetBlock(batch, first)
+            yield BatchBlock(batch, first)
             first += batch.num_rows
-
-
-class _ParquetBlock:
-    """A batch; its "lines" are row numbers, and nothing of a row stands in the file by itself."""
-
-    def __init__(self, batch: pa.RecordBatch, first: int) -> None:
-        self.rejects: list[Reject] = []
-        self._batch = batch
-        self._first = first
-
-    def text(self) -> pa.RecordBatch:
-        return self._batch
-
-    def typed(self, schema: pa.Schema) -> pa.RecordBatch:
-        del schema
-        return self._batch
-
-    def line(self, row: int) -> int:
-        return self._first + row
-
-    def raw(self, row: int) -> bytes | None:
-        """Nothing stands there row by row."""
-        del row
-        return None
 
 
 class _Counted:

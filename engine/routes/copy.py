@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from engine import workers
 from engine.errors import FerryError, LeaseLost, SchemaMismatch
+from engine.load_protocols import BatchBlock
 from engine.results import FileResult, Progress, RunResult, note_delivered
 from engine.routes.delivery import NullJournal
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from engine.load_protocols import LoadedFile, LoadsRows, RowBlock, RowDestination, RowReject
+    from engine.load_protocols import LoadedFile, LoadsRows, RowBlock, RowDestination
     from engine.protocols import Journal, RowSource, RowStream
     from engine.results import FileState, RowsDescription
 
@@ -225,29 +226,5 @@ class _QueryRows:
         with _about("source"):
             for batch in stream.reader:
                 self.bytes_read += batch.nbytes
-                yield _Block(batch, first)
+                yield BatchBlock(batch, first)
                 first += batch.num_rows
-
-
-class _Block:
-    """A record batch (`RowBlock`); its lines are row numbers."""
-
-    def __init__(self, batch: pa.RecordBatch, first: int) -> None:
-        self.rejects: list[RowReject] = []
-        self._batch = batch
-        self._first = first
-
-    def text(self) -> pa.RecordBatch:
-        return self._batch
-
-    def typed(self, schema: pa.Schema) -> pa.RecordBatch:
-        del schema
-        return self._batch
-
-    def line(self, row: int) -> int:
-        return self._first + row
-
-    def raw(self, row: int) -> bytes | None:
-        """A row has no bytes of its own."""
-        del row
-        return None
