@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from engine import workers
+from engine import memory, workers
 from engine.errors import ConnectionFailed, FerryError, ProcessingError
 from engine.libpq import connect, is_encrypted, query_failed
 from engine.postgres import batches, splitting
@@ -99,6 +99,7 @@ class Stream:
     ahead = READ_AHEAD
 
     def __init__(self, options: PostgresSourceOptions, plan: Plan, readers: int, notes: list[str]) -> None:
+        memory.settle()
         self.notes = notes
         self.estimated_rows = plan.estimated_rows
         self.reader = pa.RecordBatchReader.from_batches(plan.schema, self._receive())
