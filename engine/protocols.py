@@ -57,7 +57,7 @@ class CsvDialect:
     Attributes:
         delimiter: Between values.
         null: What stands for NULL, bare.
-        quotes_all: Whether every value but NULL is quoted; else text is, and booleans and integers are not.
+        quotes_all: Whether every value but NULL is quoted; else those that must be, as the empty string must, and others at the writer's choice.
     """
 
     delimiter: str
@@ -78,7 +78,7 @@ class EncodedStream(Protocol):
 
 @runtime_checkable
 class EncodesItself(Protocol):
-    """A `RowSource` that can write CSV itself, byte for byte what the format would make of its rows."""
+    """A `RowSource` that can write CSV itself: the same values that the format would make of its rows."""
 
     def read_encoded(self, dialect: Callable[[pa.Schema], CsvDialect]) -> AbstractContextManager[EncodedStream]:
         """The lines of the file, of a dialect that depends on the columns; as `RowSource.read` otherwise."""

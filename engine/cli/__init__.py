@@ -70,6 +70,7 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv[1:])
     _handle_signals()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy comes with pyarrow: its linear algebra would start threads that spin at first
     heard = log.listen(debug=debug)
     try:
         code = app(args=arguments or ["--help"], prog_name="ferry", standalone_mode=False)

@@ -2,6 +2,16 @@
 
 The writer keeps one row group of Arrow batches, encodes it in one go and forgets it; batches that are larger than a row group are cut.
 Memory: one row group as Arrow, and once more while it is being encoded.
+
+How it is encoded was chosen by measurement: 2 M rows of TPC-H lineitem in row groups of 150,000, zstd, one thread (pyarrow 26):
+
+| settings, each with those above it | s | MB |
+|---|---|---|
+| pyarrow's defaults, zstd level 3 | 1.39 | 58.3 |
+| dictionaries only where values repeat | 1.03 | 50.0 |
+| decimals of up to 18 digits as integers | 0.96 | 50.1 |
+| zstd level 1 (-1 is 4 % faster, and its files 7 % larger) | 0.85 | 50.8 |
+| no statistics (not taken: readers skip row groups by them) | 0.76 | 50.7 |
 """
 
 from __future__ import annotations
@@ -10,6 +20,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 
 from engine.errors import ConfigurationError, ProcessingError
@@ -20,7 +31,10 @@ if TYPE_CHECKING:
 COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
 ROW_GROUP_ROWS = 1 << 20
 ROW_GROUP_BYTES = 24 << 20
-_LEVELS = {"zstd": 3, "gzip": 6, "brotli": 4}
+_LEVELS = {"zstd": 1, "gzip": 6, "brotli": 4}
+_SAMPLE_ROWS, _SAMPLE_BYTES = 20_000, 4 << 20
+_REPEATING = 0.2
+"""Distinct values in a sample, as a part of its rows, up to which a dictionary is tried."""
 
 
 class ParquetFormat:
@@ -64,6 +78,7 @@ class ParquetEncoder:
         self._schema = schema
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
+        self._dictionaries: list[str] | None = None
         self._writer: parquet.ParquetWriter | None = None
 
     def prepare(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
@@ -101,6 +116,8 @@ class ParquetEncoder:
             return
         table = pa.Table.from_batches(self._waiting, self._schema)
         self._waiting, self._waiting_rows, self.pending = [], 0, 0
+        if self._dictionaries is None:
+            self._dictionaries = _repeating(table.slice(0, min(_SAMPLE_ROWS, int(table.num_rows * _SAMPLE_BYTES / max(table.nbytes, 1)))))
         try:
             self._open(file).write_table(table, row_group_size=self._layout.row_group_rows)
         except pa.ArrowException:
@@ -110,9 +127,31 @@ class ParquetEncoder:
         if self._writer is None:
             name = self._layout.compression
             self._writer = parquet.ParquetWriter(
-                _Sink(file), self._schema, compression=name, compression_level=_LEVELS.get(name), version="2.6", store_schema=True
+                _Sink(file),
+                self._schema,
+                compression=name,
+                compression_level=_LEVELS.get(name),
+                use_dictionary=self._dictionaries or False,
+                store_decimal_as_integer=True,
+                version="2.6",
+                store_schema=True,
             )
         return self._writer
+
+
+def _repeating(sample: pa.Table) -> list[str]:
+    """The columns of Parquet that have few values, of which a dictionary makes less; elsewhere it only costs: built, found too large and dropped."""
+    leaves = (_leaf(name, column.combine_chunks()) for name, column in zip(sample.column_names, sample.columns, strict=True))
+    return [path for path, values in leaves if pc.count_distinct(values).as_py() <= _REPEATING * len(values)]
+
+
+def _leaf(path: str, values: pa.Array) -> tuple[str, pa.Array]:
+    """A column's values, and what Parquet calls them."""
+    if isinstance(values, pa.ExtensionArray):
+        return _leaf(path, values.storage)
+    if pa.types.is_list(values.type):
+        return _leaf(f"{path}.list.element", values.flatten())
+    return path, values
 
 
 class _Sink(io.RawIOBase):

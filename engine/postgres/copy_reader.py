@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import uvloop
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from engine.postgres.source_options import PostgresSourceOptions
 
 CLOSE_SECONDS = 5.0
+SMALL_PIECE_BYTES = 128 << 10
+NAP_SECONDS = 0.001
+"""Slept, loop and all, after a small piece: the next one is larger then. A server sends 8 KiB at a time, and being woken for each costs both ends more than
+the data does. Measured, 6 M rows of lineitem received and dropped: 1.1 s of CPU instead of 2.8, and 5.5 s instead of 6.3 until all was there."""
 CONNECTION_LOST = "08"
 """The class of conditions that asyncpg itself raises when the connection broke."""
 QUERY_CANCELED = "57014"
@@ -138,6 +143,8 @@ class CopyReader(Reader):
         async def take(piece: bytes) -> None:
             if (delivery := collector.feed(piece)) is not None:
                 await arrived.put(delivery)
+            if len(piece) < SMALL_PIECE_BYTES:
+                time.sleep(NAP_SECONDS)  # noqa: ASYNC251 - on purpose: the loop must not be woken either
 
         try:
             last: str | BaseException = await self._connection.copy_from_query(query + "\n", output=take, **self._layout.options)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from engine.postgres.copy_binary import Rows, Splitter
+    from engine.postgres.copy_binary import Room, Rows, Splitter
     from engine.postgres.copy_plan import CopyPlan
     from engine.postgres.plan import Plan
     from engine.postgres.source_options import PostgresSourceOptions
@@ -50,9 +50,9 @@ class CopySource(PostgresSource):
 
     @contextlib.contextmanager
     def read_encoded(self, dialect: Callable[[pa.Schema], CsvDialect]) -> Iterator[EncodedStream]:
-        """Check and describe the query, then stream the CSV that the server writes, from one snapshot.
+        r"""Check and describe the query, then stream the CSV that the server writes, from one snapshot.
 
-        Byte for byte what `CsvFormat` makes of `read("text")`. Raises as `read` does.
+        The values are those of `read("text")`; the lines are `\copy`'s, which quotes only what must be. Raises as `read` does.
         """
         plan, readers, notes = workers.call(lambda: self._plan("text"))
         with EncodedStream(self._options, copy_plan.printed(cast("CopyPlan", plan)), readers, notes, dialect(plan.schema)) as stream:
@@ -68,7 +68,8 @@ class CopySource(PostgresSource):
 class CopyStream(Stream):
     """Rows on their way (`RowStream`), by COPY BINARY."""
 
-    budget = 4 * PIECE_BYTES  # less than by ADBC: numba has taken 110 MB already
+    budget = 16 * PIECE_BYTES  # less than by ADBC: numba has taken 110 MB already
+    ahead = 8
 
     def _reader(self) -> CopyReader:
         plan = cast("CopyPlan", self._plan)
@@ -86,11 +87,12 @@ class Binary:
 
         self._plan = plan
         self._binary = copy_binary
+        self._spare: list[Room] = []
         self._types = [copy_plan.delivered(rule) for rule in plan.rules] + [pa.bool_()] * len(plan.shape_checks)
 
     def collector(self) -> BinaryCollector:
         """See `Layout`."""
-        return BinaryCollector(self._binary.Splitter(len(self._types)), self._decode)
+        return BinaryCollector(self._binary.Splitter(len(self._types), spare=self._spare), self._decode)
 
     def _decode(self, rows: Rows) -> pa.RecordBatch:
         try:
@@ -125,9 +127,10 @@ class EncodedStream(Stream):
     """The server's CSV on its way (`protocols.EncodedStream`)."""
 
     budget = 16 * PIECE_BYTES
+    ahead = 8
 
     def __init__(self, options: PostgresSourceOptions, plan: CopyPlan, readers: int, notes: list[str], dialect: CsvDialect) -> None:
-        self._layout = Csv(plan, dialect)
+        self._layout = Csv(dialect)
         super().__init__(options, plan, readers, notes)
         self.schema = plan.schema
         self.rows: int | None = None
@@ -153,9 +156,8 @@ class Csv:
 
     is_counted = False
 
-    def __init__(self, plan: CopyPlan, dialect: CsvDialect) -> None:
-        quoted = [f"c{i}" for i, rule in enumerate(plan.rules) if dialect.quotes_all or pa.types.is_string(rule.arrow)]
-        self.options: Mapping[str, Any] = {"format": "csv", "delimiter": dialect.delimiter, "null": dialect.null, "force_quote": quoted or None}
+    def __init__(self, dialect: CsvDialect) -> None:
+        self.options: Mapping[str, Any] = {"format": "csv", "delimiter": dialect.delimiter, "null": dialect.null, "force_quote": dialect.quotes_all or None}
 
     def collector(self) -> LineCollector:
         """See `Layout`."""
@@ -170,14 +172,16 @@ class LineCollector:
     """
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._held: list[bytes] = []
+        self._size = 0
 
     def feed(self, piece: bytes) -> Delivery | None:
         """See `Collector`."""
-        self._held += piece
-        return self.end() if len(self._held) >= PIECE_BYTES else None
+        self._held.append(piece)
+        self._size += len(piece)
+        return self.end() if self._size >= PIECE_BYTES else None
 
     def end(self) -> Delivery | None:
         """See `Collector`."""
-        held, self._held = bytes(self._held), bytearray()
+        held, self._held, self._size = b"".join(self._held), [], 0
         return Delivery(0, len(held), lambda: held) if held else None

@@ -1,7 +1,8 @@
 """PostgreSQL as a source of rows: one query, one snapshot, one ordered stream of record batches.
 
 A reader has a thread and a connection. One of them, the leader, opens the transaction; where the query can be cut into page ranges, more readers
-join its snapshot and all take ranges in turn. A turnstile keeps the order, other threads convert batches by the type rules meanwhile.
+join its snapshot and all take ranges in turn. A turnstile keeps the order. Batches are converted by the type rules in the readers' threads, those
+of a single reader in others.
 
 Memory: for each reader one batch in the driver's hands (about `BATCH_BYTES` as sent), `READ_AHEAD` waiting, one with the caller, and
 `BUDGET_BYTES` of what readers bring ahead of their turn.
@@ -260,5 +261,16 @@ class Stream:
         with reader.open(turn, self._deadline) as deliveries:
             for delivery in deliveries:
                 reader.rows += delivery.rows
-                if self._turns.closed or not self._turns.put(turn, self._converters.submit(delivery.convert), delivery.size):
+                if self._turns.closed or not self._turns.put(turn, self._converted(delivery.convert), delivery.size):
                     return
+
+    def _converted(self, convert: Callable[[], Any]) -> Future[Any]:
+        """By several readers: here and now, while the rows are in this core's cache; by one: elsewhere, since it has the next ones to receive."""
+        if len(self._readers) == 1:
+            return self._converters.submit(convert)
+        done: Future[Any] = Future()
+        try:
+            done.set_result(convert())
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to whoever takes the batch, in its turn
+            done.set_exception(error)
+        return done

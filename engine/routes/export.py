@@ -3,8 +3,8 @@
     source's threads        preparing threads          one writing thread            the store's threads
     read and convert   →    encode, compress      →    write in order, rotate   →    upload parts
 
-The calling thread only passes batches on and waits, in short steps, so that an interrupt acts at once. At most `IN_FLIGHT` batches
-are between source and store. Nothing stands at a final name before the source has ended well and the counts agree.
+The calling thread only passes batches on and waits, in short steps, so that an interrupt acts at once. At most `IN_FLIGHT` batches, or
+`IN_FLIGHT_BYTES` of smaller ones, are between source and store. Nothing stands at a final name before the source has ended well and the counts agree.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 PREPARERS = 2
 IN_FLIGHT = 3
+IN_FLIGHT_BYTES = 12 << 20
 
 
 class Store(FileSource, FileDestination, Protocol):
@@ -174,7 +175,8 @@ class _Lane:
         self._encoder: Encoder
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="ferry-prepare")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ferry-write")
-        self._in_flight: deque[Future[None]] = deque()
+        self._in_flight: deque[tuple[Future[None], int]] = deque()
+        self._in_flight_bytes = 0
         self._stopped = threading.Event()
 
     @property
@@ -200,22 +202,28 @@ class _Lane:
     def push(self, batch: pa.RecordBatch) -> None:
         """Hand on a batch; waits while too many are on their way."""
         for part, begins_file in self._cut(batch):
-            self._pass(self._preparers.submit(self._encoder.prepare, part), part.num_rows, begins_file)
+            self._pass(self._preparers.submit(self._encoder.prepare, part), part.nbytes, part.num_rows, begins_file)
             self.rows_in += part.num_rows
 
     def push_lines(self, lines: Lines) -> None:
         """Hand on lines that are encoded already, of rows that nobody counts here."""
-        self._pass(self._preparers.submit(cast("LineEncoder", self._encoder).prepare_lines, lines), 0, begins_file=False)
+        self._pass(self._preparers.submit(cast("LineEncoder", self._encoder).prepare_lines, lines), len(lines), 0, begins_file=False)
 
-    def _pass(self, prepared: Future[object], rows: int, begins_file: bool) -> None:  # noqa: FBT001 - private
-        self._in_flight.append(self._writer.submit(self._write, prepared, rows, begins_file))
-        while len(self._in_flight) > IN_FLIGHT:
-            workers.wait(self._in_flight.popleft())
+    def _pass(self, prepared: Future[object], size: int, rows: int, begins_file: bool) -> None:  # noqa: FBT001 - private
+        self._in_flight.append((self._writer.submit(self._write, prepared, rows, begins_file), size))
+        self._in_flight_bytes += size
+        while len(self._in_flight) > IN_FLIGHT and self._in_flight_bytes > IN_FLIGHT_BYTES:
+            self._wait_for_oldest()
+
+    def _wait_for_oldest(self) -> None:
+        written, size = self._in_flight.popleft()
+        workers.wait(written)
+        self._in_flight_bytes -= size
 
     def end(self) -> None:
         """Wait for every batch, then finish the last file."""
         while self._in_flight:
-            workers.wait(self._in_flight.popleft())
+            self._wait_for_oldest()
         workers.wait(self._writer.submit(self._finish))
 
     def _cut(self, batch: pa.RecordBatch) -> Iterator[tuple[pa.RecordBatch, bool]]:
