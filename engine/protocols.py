@@ -122,7 +122,9 @@ class FileSource(FileStore, Protocol):
 class FileWriter(Protocol):
     """One file being written; see `FileDestination.open_write`."""
 
-    size: int  # bytes written so far
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
 
     def write(self, data: bytes | memoryview | pa.Buffer) -> int:
         """Append; returns the number of bytes taken, which is all of them. May block. The buffer may be reused afterwards."""

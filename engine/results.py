@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from engine.stages import Stages
+
 Verification = Literal["accepted", "size", "checksum", "read-back"]
 LEVELS: tuple[Verification, ...] = ("accepted", "size", "checksum", "read-back")
 """How far a delivery is known to be right, the weakest first: a success status; the destination reports our size; it confirms our checksums, or its bytes
@@ -143,6 +145,7 @@ class RunResult:
         status: `failed` where some files need somebody's attention; of a connector's run `skipped` when another run of the same connector was under way.
         run_id: The run record's id; None without a connector, or where the record could not be made.
         counts: What was moved: `rows` or `files`.
+        stages: Where the time went, of an export; else None.
     """
 
     rows: int
@@ -154,6 +157,7 @@ class RunResult:
     status: RunStatus = "success"
     run_id: int | None = None
     counts: Literal["rows", "files"] = "rows"
+    stages: Stages | None = None
 
     @property
     def ingested(self) -> int:
@@ -217,6 +221,7 @@ class RunResult:
             "status": self.status,
             "run_id": self.run_id,
             "counts": self.counts,
+            "stages": self.stages and self.stages.to_dict(),
         }
 
 

@@ -49,13 +49,14 @@ def export(
     source_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of a PostgreSQL source.", show_default=False)] = None,
     dest_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any key of the destination.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,  # noqa: FBT002 - typer's form
+    stats: Annotated[bool, typer.Option("--stats", help="Show where the time went and what limited the run.")] = False,  # noqa: FBT002 - typer's form
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,  # noqa: FBT002 - typer's form
 ) -> None:
     """The command; its help text is HELP."""
     import engine
     from engine.cli.display import progress
 
-    with told(as_json=as_json, quiet=quiet) as show, progress(quiet=quiet) as on_progress:
+    with told(as_json=as_json, quiet=quiet, stats=stats) as show, progress(quiet=quiet) as on_progress:
         result = engine.export(
             read_query(query),
             target,

@@ -36,14 +36,16 @@ def _json(value: Any, *, ensure_ascii: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def told(*, as_json: bool, quiet: bool, more: Mapping[str, Any] | None = None) -> Iterator[Callable[[RunResult], None]]:
-    """Yields what shows a result; a `PartlyFailed` that passes through is shown with all of its files first, and then only its headline is left to say."""
+def told(*, as_json: bool, quiet: bool, stats: bool = False, more: Mapping[str, Any] | None = None) -> Iterator[Callable[[RunResult], None]]:
+    """Yields what shows a result, with `stats` its stages too; a `PartlyFailed` that passes through is shown with all of its files first, and then only its headline is left to say."""
 
     def show(result: RunResult) -> None:
         if as_json:
             show_json({**(more or {}), **result.to_dict()})
         elif not quiet:
             typer.echo(str(result).encode(_encoding(), "backslashreplace").decode(_encoding()))
+            if stats and result.stages is not None:
+                typer.echo(result.stages.describe(result.seconds))
 
     try:
         yield show

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from engine import workers
+from engine import stages, workers
 from engine.errors import IntegrityError
 from engine.postgres import batches, copy_connection, copy_plan
 from engine.postgres.copy_reader import CopyReader
@@ -54,7 +54,8 @@ class CopySource(PostgresSource):
 
         The values are those of `read("text")`; the lines are `\copy`'s, which quotes only what must be. Raises as `read` does.
         """
-        plan, readers, notes = workers.call(lambda: self._plan("text"))
+        with stages.current().busy("reading"):
+            plan, readers, notes = workers.call(lambda: self._plan("text"))
         with EncodedStream(self._options, copy_plan.printed(cast("CopyPlan", plan)), readers, notes, dialect(plan.schema)) as stream:
             yield stream
 

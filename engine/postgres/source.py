@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from engine import memory, workers
+from engine import memory, stages, workers
 from engine.errors import ConnectionFailed, FerryError, ProcessingError
 from engine.libpq import connect, is_encrypted, query_failed
 from engine.postgres import batches, splitting
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from engine.postgres.plan import Plan
-    from engine.postgres.reader import Reader, Shared
+    from engine.postgres.reader import Delivery, Reader, Shared
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import Form
 
@@ -67,7 +67,8 @@ class PostgresSource:
             QueryFailed: The server ended the query.
             UnrepresentableValue: A value does not fit its Arrow type (`typed` form).
         """
-        plan, readers, notes = workers.call(lambda: self._plan(form))
+        with stages.current().busy("reading"):
+            plan, readers, notes = workers.call(lambda: self._plan(form))
         with self._stream(plan, readers, notes) as stream:
             yield stream
 
@@ -101,6 +102,7 @@ class Stream:
 
     def __init__(self, options: PostgresSourceOptions, plan: Plan, readers: int, notes: list[str]) -> None:
         memory.settle()
+        self._meter = stages.current()
         self.notes = notes
         self.estimated_rows = plan.estimated_rows
         self.reader = pa.RecordBatchReader.from_batches(plan.schema, self._receive())
@@ -175,7 +177,7 @@ class Stream:
     def _watched(self, work: Callable[[], None]) -> None:
         """Run it, and have the stream end with its error, if there is one."""
         try:
-            work()
+            self._meter.run("reading", work)
         except Ended as error:
             self._fail(query_failed(self._options, error.sqlstate, rows=self._rows()), error)
         except FerryError as error:
@@ -261,16 +263,22 @@ class Stream:
         with reader.open(turn, self._deadline) as deliveries:
             for delivery in deliveries:
                 reader.rows += delivery.rows
-                if self._turns.closed or not self._turns.put(turn, self._converted(delivery.convert), delivery.size):
+                if self._turns.closed or not self._brought(turn, delivery):
                     return
+
+    def _brought(self, turn: int, delivery: Delivery) -> bool:
+        """Whether anybody wants it."""
+        converted = self._converted(delivery.convert)
+        with self._meter.busy("waiting_for_room"):
+            return self._turns.put(turn, converted, delivery.size)
 
     def _converted(self, convert: Callable[[], Any]) -> Future[Any]:
         """By several readers: here and now, while the rows are in this core's cache; by one: elsewhere, since it has the next ones to receive."""
         if len(self._readers) == 1:
-            return self._converters.submit(convert)
+            return self._converters.submit(self._meter.run, "converting", convert)
         done: Future[Any] = Future()
         try:
-            done.set_result(convert())
+            done.set_result(self._meter.run("converting", convert))
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to whoever takes the batch, in its turn
             done.set_exception(error)
         return done

@@ -15,9 +15,10 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
-from engine import paths, workers
+from engine import paths, stages, workers
 from engine.errors import ConfigurationError, IntegrityError, ProcessingError
 from engine.protocols import EncodesItself, FileDestination, FileSource, TakesLines
 from engine.results import FileResult, Progress, RunResult, note_delivered
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from engine.protocols import EncodedStream, Encoder, Exists, FileWriter, Format, Journal, LineEncoder, Lines, RowSource, RowStream
-    from engine.results import FileState, Verification
+    from engine.results import FileState, Receipt, Verification
 
 PREPARERS = 2
 IN_FLIGHT = 3
 IN_FLIGHT_BYTES = 12 << 20
+T = TypeVar("T")
 
 
 class Store(FileSource, FileDestination, Protocol):
@@ -98,7 +100,14 @@ def export(
         FerryError: Nothing was published, or (a failure while publishing several files) only files that are whole.
         BaseException: A signal; where it came while everything was being published, `engine.results.delivered` tells the result.
     """
-    started, journal = time.monotonic(), journal or NullJournal()
+    with stages.measuring() as meter:
+        return _export(source, layout, store, target, journal or NullJournal(), on_progress, meter)
+
+
+def _export(
+    source: RowSource, layout: Format, store: Store, target: Target, journal: Journal, on_progress: Callable[[Progress], None] | None, meter: stages.Meter
+) -> RunResult:
+    started = time.monotonic()
     standing = workers.call(lambda: store.stat(target.name(1))) if target.exists != "replace" else None
     if standing is not None:
         url = store.url(target.name(1))
@@ -109,7 +118,7 @@ def export(
     delivery = Delivery(store, target.exists, journal, verify=target.verify)
     stop: BaseException | None = None
     try:
-        with delivery, _Lane(delivery, layout, target) as lane:
+        with delivery, _Lane(delivery, layout, target, meter) as lane:
             if isinstance(source, EncodesItself) and isinstance(layout, TakesLines) and not target.chunked:
                 with source.read_encoded(layout.dialect) as lines:
                     _pass_lines(lines, lane, delivery, on_progress)
@@ -118,14 +127,16 @@ def export(
                 with source.read(layout.form) as stream:
                     _pass_on(stream, lane, delivery, on_progress)
                     schema, came = stream.reader.schema, stream.notes
+            meter.switch("writing")  # this thread publishes from here on
     except BaseException as stopped:
         if not delivery.delivered:
             raise
         stop = stopped  # a signal while files were being published: what it stopped was delivered
+    meter.switch(None)
     removed = _remove_later_chunks(store, target, len(delivery.paths), journal)
     files = tuple(_file_result(store, path, writer, rows) for path, writer, rows in zip(delivery.paths, delivery.writers, delivery.rows, strict=True))
     notes = (*came, *store.notes, *removed)
-    result = RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, schema, files, notes)
+    result = RunResult(lane.rows_in, sum(f.bytes for f in files), time.monotonic() - started, schema, files, notes, stages=meter.total())
     if stop is not None:
         note_delivered(stop, result)
         raise stop
@@ -166,15 +177,16 @@ def _file_result(store: Store, path: str, writer: FileWriter, rows: int) -> File
 class _Lane:
     """The ordered way of batches into files."""
 
-    def __init__(self, delivery: Delivery, layout: Format, target: Target) -> None:
+    def __init__(self, delivery: Delivery, layout: Format, target: Target, meter: stages.Meter) -> None:
         self.rows_in = 0
+        self._meter = meter
         self._delivery = delivery
         self._layout = layout
         self._target = target
         self._file: FileWriter | None = None
         self._encoder: Encoder
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="ferry-prepare")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ferry-write")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ferry-write", initializer=partial(meter.switch, "waiting_for_batches"))
         self._in_flight: deque[tuple[Future[None], int]] = deque()
         self._in_flight_bytes = 0
         self._stopped = threading.Event()
@@ -202,12 +214,15 @@ class _Lane:
     def push(self, batch: pa.RecordBatch) -> None:
         """Hand on a batch; waits while too many are on their way."""
         for part, begins_file in self._cut(batch):
-            self._pass(self._preparers.submit(self._encoder.prepare, part), part.nbytes, part.num_rows, begins_file)
+            self._pass(self._prepared(self._encoder.prepare, part), part.nbytes, part.num_rows, begins_file)
             self.rows_in += part.num_rows
 
     def push_lines(self, lines: Lines) -> None:
         """Hand on lines that are encoded already, of rows that nobody counts here."""
-        self._pass(self._preparers.submit(cast("LineEncoder", self._encoder).prepare_lines, lines), len(lines), 0, begins_file=False)
+        self._pass(self._prepared(cast("LineEncoder", self._encoder).prepare_lines, lines), len(lines), 0, begins_file=False)
+
+    def _prepared(self, prepare: Callable[[T], Any], part: T) -> Future[Any]:
+        return self._preparers.submit(self._meter.run, "encoding", prepare, part)
 
     def _pass(self, prepared: Future[object], size: int, rows: int, begins_file: bool) -> None:  # noqa: FBT001 - private
         self._in_flight.append((self._writer.submit(self._write, prepared, rows, begins_file), size))
@@ -248,7 +263,8 @@ class _Lane:
     # What follows runs in the writing thread.
 
     def _open_next(self) -> FileWriter:
-        self._file = self._delivery.open(self._target.name(len(self._delivery.paths) + 1))
+        with self._meter.busy("writing"):
+            self._file = _Measured(self._delivery.open(self._target.name(len(self._delivery.paths) + 1)), self._meter)
         return self._file
 
     def _write(self, preparing: Future[object], rows: int, begins_file: bool) -> None:  # noqa: FBT001 - private, one caller
@@ -259,12 +275,14 @@ class _Lane:
         if begins_file or full:
             self._finish()
             file = self._open_next()
-        self._encoder.write(file, prepared)
+        with self._meter.busy("encoding"):
+            self._encoder.write(file, prepared)
         self._delivery.rows[-1] += rows
 
     def _finish(self) -> None:
         if self._file is not None:
-            self._encoder.close(self._file)
+            with self._meter.busy("encoding"):
+                self._encoder.close(self._file)
             with workers.watching(self._still_wanted):
                 self._file.finish()
             self._file = None
@@ -272,6 +290,30 @@ class _Lane:
     def _still_wanted(self) -> None:
         if self._stopped.is_set():
             raise ProcessingError("the run was stopped")
+
+
+class _Measured:
+    """A file that an encoder writes to, whose own time is apart from the encoder's (`FileWriter`)."""
+
+    def __init__(self, file: FileWriter, meter: stages.Meter) -> None:
+        self._file = file
+        self._meter = meter
+
+    @property
+    def size(self) -> int:
+        return self._file.size
+
+    def write(self, data: bytes | memoryview | pa.Buffer) -> int:
+        with self._meter.busy("writing"):
+            return self._file.write(data)
+
+    def finish(self) -> None:
+        with self._meter.busy("writing"):
+            self._file.finish()
+
+    @property
+    def receipt(self) -> Receipt:
+        return self._file.receipt
 
 
 def _remove_later_chunks(store: Store, target: Target, last: int, journal: Journal) -> tuple[str, ...]:
