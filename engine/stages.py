@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-Stage = Literal["reading", "converting", "encoding", "writing", "waiting_for_batches", "waiting_for_room"]
-"""Reading: connecting, planning, and taking rows from the server, which includes waiting for them. Converting: rows by the type rules. Encoding: the file's
-format, compression too. Writing: hashing, handing to the store and waiting for it, finishing and publishing files. Waiting for batches: the thread that writes
-had none, so what is before it limits. Waiting for room: a reader had rows that nobody took yet, so what is behind it limits."""
+Stage = Literal["planning", "reading", "converting", "encoding", "writing", "publishing", "waiting_for_batches", "waiting_for_room"]
+"""Planning: asking the server what the query gives. Reading: a reader connects and takes rows from the server, and waits for them. Converting: rows by the type
+rules. Encoding: the file's format, compression too. Writing: opening files, hashing, handing to the store and waiting for it, finishing files. Publishing:
+giving them their names; an object of less than 25 MiB, or a body for a REST endpoint, is sent then. Waiting for batches: the thread that writes had none, so
+what is before it limits. Waiting for room: a reader had rows that nobody took yet, so what is behind it limits."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
 _WAITING: tuple[Stage, ...] = ("waiting_for_batches", "waiting_for_room")
 _WORKING = tuple(name for name in STAGES if name not in _WAITING)

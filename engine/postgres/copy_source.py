@@ -54,7 +54,7 @@ class CopySource(PostgresSource):
 
         The values are those of `read("text")`; the lines are `\copy`'s, which quotes only what must be. Raises as `read` does.
         """
-        with stages.current().busy("reading"):
+        with stages.current().busy("planning"):
             plan, readers, notes = workers.call(lambda: self._plan("text"))
         with EncodedStream(self._options, copy_plan.printed(cast("CopyPlan", plan)), readers, notes, dialect(plan.schema)) as stream:
             yield stream

@@ -67,7 +67,7 @@ class PostgresSource:
             QueryFailed: The server ended the query.
             UnrepresentableValue: A value does not fit its Arrow type (`typed` form).
         """
-        with stages.current().busy("reading"):
+        with stages.current().busy("planning"):
             plan, readers, notes = workers.call(lambda: self._plan(form))
         with self._stream(plan, readers, notes) as stream:
             yield stream

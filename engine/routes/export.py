@@ -127,7 +127,7 @@ def _export(
                 with source.read(layout.form) as stream:
                     _pass_on(stream, lane, delivery, on_progress)
                     schema, came = stream.reader.schema, stream.notes
-            meter.switch("writing")  # this thread publishes from here on
+            meter.switch("publishing")  # this thread publishes from here on
     except BaseException as stopped:
         if not delivery.delivered:
             raise
