@@ -202,11 +202,22 @@ def _report(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mappin
     contenders = {name: {"median": asdict(s), "runs": [asdict(r) for r in taken[name]]} for name, s in summaries.items()}
     path.write_text(json.dumps({**about, "contenders": contenders}, indent=1) + "\n")
     for suffix in sorted({c.suffix for c in chosen}):
-        seconds = {c.label.partition(" → ")[0].replace("`", ""): summaries[c.name].seconds for c in chosen if c.suffix == suffix and c.place == "folder"}
-        plots.bars(
-            PLOTS / f"{name}{suffix.replace('.', '-')}.svg", f"{about['table']} ({about['rows']:,} rows) to {suffix}, s", seconds, about["server_seconds"]
-        )
+        seconds = {_short(c.label): summaries[c.name].seconds for c in chosen if c.suffix == suffix and c.place == "folder"}
+        title = f"{about['table']}, {about['rows']:,} rows to {suffix}: seconds"
+        plots.bars(PLOTS / f"{name}{suffix.replace('.', '-')}.svg", title, seconds, about["server_seconds"])
     _say(f"kept in {path.relative_to(measure.ROOT)}")
+
+
+def _short(label: str) -> str:
+    """A way's name beside its bar: without the format, which all bars share, and without details.
+
+    Example:
+        >>> _short("arrow-ferry → CSV, `reader: copy`"), _short("Row by row: server-side cursor, csv.writer")
+        ('arrow-ferry, reader: copy', 'Row by row')
+    """
+    way, _, target = label.partition(" → ")
+    detail = target.partition(", ")[2]
+    return ", ".join(filter(None, (way.partition(": ")[0], detail))).replace("`", "")
 
 
 def _listed(values: Mapping[str, Any]) -> str:
