@@ -22,7 +22,7 @@ from statistics import median
 import httpx
 import psycopg
 
-from benchmarks import measure
+from benchmarks import measure, report
 from engine import embedded, registry
 from engine.control import tables
 from engine.control.database import ControlDatabase
@@ -59,7 +59,7 @@ def main() -> None:
             connector = prepare(server.url, folder / "out")
             with serve(host="127.0.0.1", port=embedded.free_ports(1)[0], environment=environment, log=log.fileno()) as up:
                 runs = [once(way, connector, server.url, up.api_url, environment) for _ in range(rounds + 1) for way in WAYS][len(WAYS) :]
-    report(runs)
+    show(runs)
 
 
 def prepare(url: str, folder: Path) -> int:
@@ -112,7 +112,7 @@ def query_began(watch: psycopg.Connection[tuple[float]]) -> float:
     raise RuntimeError("the query did not begin")
 
 
-def report(runs: list[Run]) -> None:
+def show(runs: list[Run]) -> None:
     """Medians, and the ratio round by round."""
     by_way = {way: [run for run in runs if run.way == way] for way in WAYS}
     ratios = [worker.seconds / alone.seconds for alone, worker in zip(by_way["ferry run"], by_way["worker"], strict=True)]
@@ -120,9 +120,8 @@ def report(runs: list[Run]) -> None:
     print(f"{ROWS:,} rows to CSV, medians of {len(ratios)} interleaved runs\n\n| way | wall s | until the query runs s |\n|---|---:|---:|")
     print("\n".join(lines))
     print(f"\nworker / ferry run: {median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})")
-    told = {"machine": measure.machine(), "versions": measure.versions(), "runs": [asdict(run) for run in runs]}
-    place = measure.ROOT / "benchmarks" / "results" / f"{datetime.now(UTC):%Y-%m-%d}-connector.json"
-    place.write_text(json.dumps(told, indent=1) + "\n")
+    told = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": measure.machine(), "versions": measure.versions(), "runs": [asdict(run) for run in runs]}
+    report.keep("connector", told)
 
 
 if __name__ == "__main__":

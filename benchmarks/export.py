@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from pyarrow import fs, parquet
 
-from benchmarks import lineitem, measure, plots, tables
+from benchmarks import lineitem, measure, plots, report, tables
 from benchmarks.contenders import CONTENDERS, Contender
 from engine import embedded
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 BASELINE = "row_by_row"
 BUCKET = "bench"
 CACHE = measure.ROOT / ".bench"
-RESULTS = measure.ROOT / "benchmarks" / "results"
 PLOTS = measure.ROOT / "benchmarks" / "plots"
 MIB = 1 << 20
 DISTURBED = 0.05  # a larger part of the machine in other hands shows in the ratios
@@ -94,9 +92,9 @@ def main(arguments: Sequence[str]) -> None:
         chosen = [c for c in CONTENDERS.values() if c.name in named]
         with _bench(table, scale) as (bench, about):
             about |= {"table": table, "scale": scale, "rows": bench.rows, "runs": asked.runs, "server_seconds": bench.floor(asked.runs)}
-            _say(f"{table} at scale {scale:g}: {bench.rows:,} rows; {len(chosen)} ways, {asked.runs} runs each in turn after a warm-up")
+            report.say(f"{table} at scale {scale:g}: {bench.rows:,} rows; {len(chosen)} ways, {asked.runs} runs each in turn after a warm-up")
             taken = _taken(bench, chosen, asked.runs)
-        _report(about, chosen, taken)
+        _show(about, chosen, taken)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,11 +115,11 @@ def _bench(table: str, scale: float) -> Iterator[tuple[Bench, dict[str, Any]]]:
     CACHE.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=CACHE, prefix="run-"))
-        _say("starting PostgreSQL and an S3 server …")
+        report.say("starting PostgreSQL and an S3 server …")
         server = stack.enter_context(embedded.postgres(CACHE / "postgres", settings=SETTINGS))
         s3 = stack.enter_context(embedded.s3(Path(folder) / "s3"))
         s3.create_bucket(BUCKET)
-        _say(f"filling {table}, unless it is there …")
+        report.say(f"filling {table}, unless it is there …")
         database = tables.database(server, table, scale)
         remote = fs.S3FileSystem(access_key=s3.access_key, secret_key=s3.secret_key, endpoint_override=s3.endpoint_url, region="us-east-1")
         places = {"folder": Place(folder, folder, fs.LocalFileSystem()), "s3": Place(f"s3://{BUCKET}", BUCKET, remote)}
@@ -144,7 +142,7 @@ def _taken(bench: Bench, chosen: Sequence[Contender], runs: int) -> dict[str, li
     """The measured runs of each contender, round by round."""
     taken: dict[str, list[measure.Run]] = {c.name: [] for c in chosen}
     for number, one, run in measure.interleaved(chosen, runs, bench.once):
-        _say(f"  {'warm-up' if number == 0 else f'run {number}'}  {one.name:18} {run.seconds:7.2f} s{_disturbance(run)}")
+        report.say(f"  {'warm-up' if number == 0 else f'run {number}'}  {one.name:18} {run.seconds:7.2f} s{_disturbance(run)}")
         if number:
             taken[one.name].append(run)
     return taken
@@ -174,7 +172,7 @@ def _seconds(connection: psycopg.Connection, statement: str) -> float:
     return time.perf_counter() - started
 
 
-def _report(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mapping[str, list[measure.Run]]) -> None:
+def _show(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mapping[str, list[measure.Run]]) -> None:
     """The table, and the results file."""
     summaries = {c.name: measure.summary(taken[c.name], taken[BASELINE]) for c in chosen}
     lines = [
@@ -194,28 +192,28 @@ def _report(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mappin
             "",
             f"NOT A FAIR RUN: during {disturbed} of {sum(map(len, taken.values()))} runs other processes took more than {DISTURBED:.0%} of the machine",
         ]
-    lines += ["", f"{about['date']}; {_listed(about['machine'])}", _listed(about["versions"])]
+    lines += ["", f"{about['date']}; {report.listed(about['machine'])}", report.listed(about["versions"])]
     print("\n".join(lines))
-    RESULTS.mkdir(exist_ok=True)
     name = f"export-{about['table']}-scale-{about['scale']:g}"
-    path = RESULTS / f"{about['date'][:10]}-{name}.json"
-    contenders = {name: {"median": asdict(s), "runs": [asdict(r) for r in taken[name]]} for name, s in summaries.items()}
-    path.write_text(json.dumps({**about, "contenders": contenders}, indent=1) + "\n")
+    runs = report.single(taken)
+    path = report.keep(name, {**about, "contenders": {way: {"median": asdict(s), "runs": runs[way]} for way, s in summaries.items()}})
     for suffix in sorted({c.suffix for c in chosen}):
-        seconds = {c.label.partition(" → ")[0].replace("`", ""): summaries[c.name].seconds for c in chosen if c.suffix == suffix and c.place == "folder"}
-        plots.bars(
-            PLOTS / f"{name}{suffix.replace('.', '-')}.svg", f"{about['table']} ({about['rows']:,} rows) to {suffix}, s", seconds, about["server_seconds"]
-        )
-    _say(f"kept in {path.relative_to(measure.ROOT)}")
+        seconds = {_short(c.label): summaries[c.name].seconds for c in chosen if c.suffix == suffix and c.place == "folder"}
+        title = f"{about['table']}, {about['rows']:,} rows to {suffix}: seconds"
+        plots.bars(PLOTS / f"{name}{suffix.replace('.', '-')}.svg", title, seconds, about["server_seconds"])
+    report.say(f"kept in {path}")
 
 
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+def _short(label: str) -> str:
+    """A way's name beside its bar: without the format, which all bars share, and without details.
 
-
-def _say(text: str) -> None:
-    """Progress, beside the table."""
-    print(text, file=sys.stderr, flush=True)
+    Example:
+        >>> _short("arrow-ferry → CSV, `reader: copy`"), _short("Row by row: server-side cursor, csv.writer")
+        ('arrow-ferry, reader: copy', 'Row by row')
+    """
+    way, _, target = label.partition(" → ")
+    detail = target.partition(", ")[2]
+    return ", ".join(filter(None, (way.partition(": ")[0], detail))).replace("`", "")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ to `benchmarks/results/`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 import tempfile
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from benchmarks import lineitem, measure
+from benchmarks import lineitem, measure, report
 from benchmarks.loaders import LOADERS, Loader
 from engine import embedded
 
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 OURS = "ferry"
 CACHE = measure.ROOT / ".bench" / "load"
-RESULTS = measure.ROOT / "benchmarks" / "results"
 PACKAGES = ("pyarrow", "adbc-driver-postgresql", "dlt", "polars")
 SETTINGS = {"max_wal_size": "8GB", "checkpoint_timeout": "1h"}  # checkpoints would fall to whoever runs when one is due
 QUICK = 0.1
@@ -56,8 +53,9 @@ def main(arguments: Sequence[str]) -> None:
         for suffix in asked.format or ("csv", "parquet"):
             ways = [way for way in LOADERS.values() if suffix in way.formats and (way.name in {OURS, *asked.way} if asked.way else asked.slow or not way.slow)]
             taken[suffix] = measured(server, lineitem.file(CACHE, scale, f".{suffix}"), ways, asked.runs)
-            keep(about, taken)
-    report(about, taken)
+            formats = {name: report.single(ways) for name, ways in taken.items()}
+            report.keep(f"load-scale-{about['scale']:g}", {**about, "formats": formats})
+    show(about, taken)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def measured(server: embedded.Postgres, path: Path, ways: Sequence[Loader], runs: int) -> dict[str, list[measure.Run]]:
     """The measured runs of each way."""
     environment = {"TARGET_DATABASE": server.url}
-    _say(f"{path.name}: {path.stat().st_size / 1e6:,.0f} MB; {len(ways)} ways, {runs} runs each in turn after a warm-up")
+    report.say(f"{path.name}: {path.stat().st_size / 1e6:,.0f} MB; {len(ways)} ways, {runs} runs each in turn after a warm-up")
     expected: tuple[Any, ...] | None = None
 
     def once(way: Loader) -> measure.Run:
@@ -94,7 +92,7 @@ def measured(server: embedded.Postgres, path: Path, ways: Sequence[Loader], runs
 
     taken: dict[str, list[measure.Run]] = {way.name: [] for way in ways}
     for number, way, run in measure.interleaved(ways, runs, once):
-        _say(f"  {'warm-up' if number == 0 else f'run {number}'}  {way.name:18} {run.seconds:7.2f} s, others {run.others or 0:.0%}")
+        report.say(f"  {'warm-up' if number == 0 else f'run {number}'}  {way.name:18} {run.seconds:7.2f} s, others {run.others or 0:.0%}")
         if number:
             taken[way.name].append(run)
     return taken
@@ -117,36 +115,20 @@ def rows(name: str, taken: Mapping[str, Sequence[measure.Run]]) -> Iterator[str]
         yield f"| {name} | {LOADERS[way].label} | {own.seconds:.2f} | {own.cpu_seconds:.2f} | {own.peak_bytes / MIB:.0f} | {ratio} |"
 
 
-def report(about: Mapping[str, Any], taken: Mapping[str, Mapping[str, Sequence[measure.Run]]]) -> None:
+def show(about: Mapping[str, Any], taken: Mapping[str, Mapping[str, Sequence[measure.Run]]]) -> None:
     """The table, and what it depends on."""
     others = [run.others for ways in taken.values() for runs in ways.values() for run in runs if run.others is not None]
     lines = ["", "| file | way | wall s | client CPU s | peak MiB | arrow-ferry with `--columns` is times as fast (range) |", "|---|---|---:|---:|---:|---:|"]
     lines += [row for name, ways in taken.items() for row in rows(name, ways)]
-    lines += ["", f"Medians of {about['runs']} interleaved runs at scale {about['scale']:g}, {about['date']}; {_listed(about['machine'])}"]
-    lines += [_listed(about["versions"]), f"Other processes took at most {max(others):.0%} of the machine." if others else ""]
+    lines += ["", f"Medians of {about['runs']} interleaved runs at scale {about['scale']:g}, {about['date']}; {report.listed(about['machine'])}"]
+    lines += [report.listed(about["versions"]), f"Other processes took at most {max(others):.0%} of the machine." if others else ""]
     print("\n".join(lines))
-
-
-def keep(about: Mapping[str, Any], taken: Mapping[str, Mapping[str, Sequence[measure.Run]]]) -> None:
-    """The file with the single runs."""
-    RESULTS.mkdir(exist_ok=True)
-    formats = {name: {way: [asdict(run) for run in runs] for way, runs in ways.items()} for name, ways in taken.items()}
-    (RESULTS / f"{about['date']}-load-scale-{about['scale']:g}.json").write_text(json.dumps({**about, "formats": formats}, indent=1) + "\n")
 
 
 def versions(server: embedded.Postgres) -> dict[str, str]:
     """Of all that takes part."""
     known = {name: found for name, found in measure.versions().items() if name in {"arrow-ferry", "Python"}}
     return {**known, **{package: version(package) for package in PACKAGES}, "PostgreSQL": lineitem.server_version(server.url)}
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _say(text: str) -> None:
-    """Progress, beside the table."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def bars(path: Path, title: str, seconds: Mapping[str, float], floor: float) -> 
     axes.bar_label(drawn, fmt="%.1f", padding=3)
     axes.axvline(floor, color="#555555", linestyle="--", linewidth=1)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"{title} (dashed: the server alone)", loc="left")
+    figure.suptitle(f"{title} (dashed: the server alone)", x=0.01, ha="left", fontsize=11)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import measure, places
+from benchmarks import measure, places, report
 from engine import embedded
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from benchmarks.places import Place, Sshd
 
 CACHE = measure.ROOT / ".bench" / "transfers"
-RESULTS = measure.ROOT / "benchmarks" / "results"
 OURS = "arrow-ferry"
 SHAPES = {"large": (1, 1_000_000_000), "small": (5_000, 20_000)}
 FAR_BYTES = 100_000_000
@@ -103,9 +101,10 @@ def main(arguments: Sequence[str]) -> None:
                 taken[name] = measured(case, asked.runs)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        _say("\n".join(rows(name, taken[name])))
-        keep(about, taken)  # what was measured, whatever becomes of the next case
-    report(about, taken)
+        report.say("\n".join(rows(name, taken[name])))
+        cases = {name: report.single(ways) for name, ways in taken.items()}
+        report.keep(f"transfers-scale-{about['scale']:g}", {**about, "cases": cases})  # what was measured, whatever becomes of the next case
+    show(about, taken)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,7 +180,7 @@ def measured(case: Case, runs: int) -> dict[str, list[measure.Run]]:
     """The measured runs of each contender."""
     expected, hashes = case.data.found(), case.data.hashes()
     environment = {**case.source.environment, **case.target.environment}
-    _say(f"{case.name}: {expected[0]:,} files, {expected[1] / 1e6:,.0f} MB; {len(case.commands)} ways, {runs} runs each in turn after a warm-up")
+    report.say(f"{case.name}: {expected[0]:,} files, {expected[1] / 1e6:,.0f} MB; {len(case.commands)} ways, {runs} runs each in turn after a warm-up")
 
     def once(name: str) -> measure.Run:
         case.target.clear()
@@ -192,7 +191,7 @@ def measured(case: Case, runs: int) -> dict[str, list[measure.Run]]:
 
     taken: dict[str, list[measure.Run]] = {name: [] for name in case.commands}
     for number, name, run in measure.interleaved(list(case.commands), runs, once):
-        _say(f"  {'warm-up' if number == 0 else f'run {number}'}  {name:24} {run.seconds:7.2f} s, others {run.others or 0:.0%}")
+        report.say(f"  {'warm-up' if number == 0 else f'run {number}'}  {name:24} {run.seconds:7.2f} s, others {run.others or 0:.0%}")
         if number:
             taken[name].append(run)
         elif case.target.hashes() != hashes:
@@ -209,26 +208,19 @@ def rows(name: str, taken: Mapping[str, Sequence[measure.Run]]) -> Iterator[str]
         yield f"| {name} | {way} | {own.seconds:.2f} | {own.cpu_seconds:.2f} | {own.peak_bytes / MIB:.0f} | {ratio} |"
 
 
-def report(about: Mapping[str, Any], taken: Mapping[str, Mapping[str, Sequence[measure.Run]]]) -> None:
+def show(about: Mapping[str, Any], taken: Mapping[str, Mapping[str, Sequence[measure.Run]]]) -> None:
     """The table, and what it depends on."""
     others = [run.others for case in taken.values() for runs in case.values() for run in runs if run.others is not None]
     lines = ["", "| case | way | wall s | client CPU s | peak MiB | arrow-ferry is times as fast (range) |", "|---|---|---:|---:|---:|---:|"]
     lines += [row for name, case in taken.items() for row in rows(name, case)]
     lines += [
         "",
-        f"Medians of {about['runs']} interleaved runs at scale {about['scale']:g}, {about['date']}; {_listed(about['machine'])}",
-        _listed(about["versions"]),
+        f"Medians of {about['runs']} interleaved runs at scale {about['scale']:g}, {about['date']}; {report.listed(about['machine'])}",
+        report.listed(about["versions"]),
     ]
     if others:
         lines.append(f"Other processes took {median(others):.0%} of the machine (median of all runs; at most {max(others):.0%}).")
     print("\n".join(lines))
-
-
-def keep(about: Mapping[str, Any], taken: Mapping[str, Mapping[str, Sequence[measure.Run]]]) -> None:
-    """The file with the single runs."""
-    RESULTS.mkdir(exist_ok=True)
-    cases = {name: {way: [asdict(run) for run in runs] for way, runs in case.items()} for name, case in taken.items()}
-    (RESULTS / f"{about['date']}-transfers-scale-{about['scale']:g}.json").write_text(json.dumps({**about, "cases": cases}, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -237,15 +229,6 @@ def versions() -> dict[str, str]:
     openssh = re.match(r"OpenSSH_([^\s,]+)", told)
     known = {name: found for name, found in measure.versions().items() if name in {"arrow-ferry", "Python"}}
     return {**known, **{package: version(package) for package in PACKAGES}, "OpenSSH": openssh[1] if openssh else "none"}
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _say(text: str) -> None:
-    """Progress, beside the table."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

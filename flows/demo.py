@@ -16,7 +16,6 @@ import typer
 
 from engine.errors import ConnectionFailed, Interrupted
 from flows import TELEMETRY_OFF
-from flows.demo_receiver import receiver
 from flows.demo_samples import Places, data_folder
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ def demo(
 ) -> None:
     """The command; its help text is HELP."""
     from engine import embedded
+    from flows.demo_receiver import receiver
     from flows.serve import serve
 
     folder, output = folder.absolute(), output.absolute()

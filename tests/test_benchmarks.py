@@ -1,4 +1,4 @@
-"""The benchmark of transfers runs to its end, on little data: each contender delivers, and the figures are kept."""
+"""The benchmarks run to their end, on little data: each contender delivers, and the figures are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import load, measure, transfers
+from benchmarks import export, load, measure, report, transfers
+from benchmarks.contenders import CONTENDERS
 from benchmarks.places import local
 from tests.conftest import open_to_nobody
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(transfers, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(transfers, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     return tmp_path
 
 
@@ -102,9 +103,32 @@ def test_the_slow_link_hands_on_every_byte_and_none_too_soon(echo_port: int) -> 
 def test_each_way_to_load_fills_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     open_to_nobody(tmp_path)
     monkeypatch.setattr(load, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(load, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     load.main(["--scale", "0.001", "--runs", "1", "--format", "csv", "adbc_ingest", "psql_copy"])
     assert capsys.readouterr().out.count("| csv |") == 3
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lineitem-0.001.csv"]
     (kept,) = (tmp_path / "results").iterdir()
     assert all(len(runs) == 1 for runs in json.loads(kept.read_text())["formats"]["csv"].values())
+
+
+@pytest.mark.system
+def test_each_way_to_export_makes_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    open_to_nobody(tmp_path)
+    monkeypatch.setattr(export, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(export, "PLOTS", tmp_path / "plots")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    export.main(["--scale", "0.001", "--runs", "1", "ferry_csv", "ferry_parquet_s3", "ferry_csv_copy", "psql_csv"])
+    assert "| `psql \\copy` |" in capsys.readouterr().out
+    (kept,) = (tmp_path / "results").iterdir()
+    told = json.loads(kept.read_text())
+    assert list(told["contenders"]) == ["row_by_row", "ferry_csv", "ferry_csv_copy", "ferry_parquet_s3", "psql_csv"]
+    assert told["contenders"]["ferry_csv_copy"]["median"]["file_bytes"] == told["contenders"]["psql_csv"]["median"]["file_bytes"]
+    plot = (tmp_path / "plots" / "export-lineitem-scale-0.001-csv.svg").read_text()
+    assert all(name in plot for name in ("arrow-ferry<", "arrow-ferry, reader: copy<", "psql"))
+
+
+def test_a_bar_is_named_by_its_way() -> None:
+    assert [export._short(one.label) for one in (CONTENDERS["ferry_csv_copy"], CONTENDERS["row_by_row"])] == [
+        "arrow-ferry, reader: copy",
+        "Row by row",
+    ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ProcessingError
@@ -93,8 +93,8 @@ def values(batches: list[list[pa.Array]], position: int) -> list[Any]:
 
 
 def array_values(array: pa.Array) -> list[Any]:
-    array.validate(full=not isinstance(array.type, pa.ListType))
     kind = array.type
+    array.validate(full=not (isinstance(kind, pa.ListType) or pa.types.is_time(kind)))  # 24:00 is delivered; `convert` refuses it
     if isinstance(kind, pa.ListType):
         items = array_values(array.values)
         bounds = array.offsets.to_pylist()
@@ -119,6 +119,7 @@ def plain(value: Any, kind: pa.DataType) -> Any:
     return value
 
 
+@example(table=([pa.list_(pa.time64("us")), pa.time64("us")], [([86_400_000_000], 86_400_000_000)]), cuts=[], batch_bytes=1)
 @settings(max_examples=300, deadline=None)
 @given(table=tables(), cuts=st.lists(st.integers(0, 2000), max_size=8), batch_bytes=st.sampled_from([1, 40, 300, 1 << 20]))
 def test_any_stream_cut_anywhere_comes_out_exactly(table: tuple[list[pa.DataType], list[tuple[Any, ...]]], cuts: list[int], batch_bytes: int) -> None:
