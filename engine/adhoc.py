@@ -79,7 +79,7 @@ def export(
         on_progress: Called in this thread after each batch.
 
     Returns:
-        Rows, bytes, seconds, schema and files as delivered.
+        Rows, bytes, seconds, schema and files as delivered, and where the time went (`stages`).
 
     Raises:
         FerryError: What went wrong; nothing stands at the target then.
