@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from engine.postgres.types import Rule
     from engine.protocols import Form
 
-NOT_PROMISED = ("memory whatever a row weighs", "every type in Parquet", "several readers", "TLS that verifies the server")
+NOT_PROMISED = ("memory whatever a row weighs", "every type in Parquet", "several readers", "TLS that verifies the server", "poolers in transaction mode")
 NOTE = f"'reader' connectorx does not promise: {', '.join(NOT_PROMISED)}"
 BATCH_ROWS = 10_000
 FEATURE_NOT_SUPPORTED = "0A000"
@@ -84,7 +84,7 @@ class ConnectorxPlan(Plan):
     """
 
     url: str = field(repr=False)
-    opening: tuple[str, ...]
+    opening: tuple[str, ...] = ()
     holding: str = ""
 
     @property
@@ -118,11 +118,11 @@ class ConnectorxSource(PostgresSource):
             plan.estimated_rows,
             "connectorx reads by one connection",
             url=_url(connection, self._options),
-            opening=(*opening(self._options), *_watching(connection)),
         )
         _check_types(made)
         try:
-            return replace(made, holding=_holding(connection, made))
+            begun = (*opening(self._options), *_watching(connection))
+            return replace(made, opening=begun, holding=_holding(connection, made))
         except psycopg.Error as error:
             raise query_failed(self._options, error.sqlstate) from None
 
@@ -146,14 +146,13 @@ def _check_types(plan: ConnectorxPlan) -> None:
 
 
 def _watching(connection: psycopg.Connection[Any]) -> list[str]:
-    """Have the server notice that nobody reads any more, also before it has a row to send (PostgreSQL 14, not on every system)."""
+    """Have the server notice that nobody reads any more, also before it has a row to send (PostgreSQL 14 and newer, not on Windows)."""
     wish = "SET LOCAL client_connection_check_interval = '200ms'"
     try:
-        connection.execute(f"BEGIN; {wish}")
-    except psycopg.errors.DatabaseError:
+        with connection.transaction(force_rollback=True):
+            connection.execute(wish)
+    except (psycopg.errors.UndefinedObject, psycopg.errors.InvalidParameterValue):
         return []
-    finally:
-        connection.execute("ROLLBACK")
     return [wish]
 
 
@@ -192,7 +191,7 @@ def _url(connection: psycopg.Connection[Any], options: PostgresSourceOptions) ->
         "keepalives_retries": KEEPALIVES["keepalives_count"],
         **({"options": asked["options"]} if asked.get("options") else {}),
     }
-    host = info.host if info.host.startswith("/") else info.hostaddr or info.host
+    host = info.host if encrypted else info.hostaddr or info.host  # a Unix socket has no address
     user = f"{quoted(info.user)}:{quoted(info.password)}" if info.password else quoted(info.user)
     host = f"[{host}]" if ":" in host else quoted(host)
     return f"postgresql://{user}@{host}:{info.port}/{quoted(info.dbname)}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}"
@@ -307,7 +306,8 @@ class ConnectorxReader(Reader):
         if kind == "other" and not begun:
             self._ask_the_server()
         if kind == "other":
-            raise ProcessingError(f"connectorx failed after {self.rows:,} rows; nothing was written; use --reader adbc")
+            hint = "" if begun else " (behind a pooler in transaction mode it cannot read)"
+            raise ProcessingError(f"connectorx failed after {self.rows:,} rows{hint}; nothing was written; use --reader adbc")
         raise Ended(CHARACTER_NOT_IN_REPERTOIRE if kind == "encoding" else told.get("sqlstate"))
 
     def _ask_the_server(self) -> None:
