@@ -70,7 +70,7 @@ def export(
         numeric_default: The same for all others.
         unrepresentable: `stop`, `text`, or column → `text`.
         readers: `auto`, or how many connections read a large table at once.
-        reader: What reads the rows: `adbc` (default) or `copy`, which needs the extra `turbo`.
+        reader: What reads the rows: `adbc` (default), `copy`, which needs the extra `turbo`, or `connectorx`, which needs the extra of that name.
         endpoint_url: The S3 server; empty means AWS.
         statement_timeout: Seconds after which the server ends the query.
         if_exists: `replace`, `skip` or `fail`.

@@ -61,8 +61,9 @@ _ROW_SOURCES = {
 }
 _READERS = {
     (POSTGRES, "copy"): _Class("engine.postgres.copy_source:CopySource"),
+    (POSTGRES, "connectorx"): _Class("engine.postgres.connectorx_source:ConnectorxSource"),
 }
-_EXTRAS = {"asyncpg": "turbo", "uvloop": "turbo", "numba": "turbo"}
+_EXTRAS = {"connectorx": "connectorx", "asyncpg": "turbo", "uvloop": "turbo", "numba": "turbo"}
 _LOADERS = {
     POSTGRES: (_Class("engine.postgres.destination_options:PostgresDestinationOptions"), _Class("engine.postgres.loading:Loader")),
 }

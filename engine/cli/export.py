@@ -42,7 +42,10 @@ def export(
         list[str] | None, typer.Option(metavar="stop|text|COLUMN=text", help="Values that Parquet cannot hold.", show_default=False)
     ] = None,
     readers: Annotated[str | None, typer.Option(metavar="auto|N", help="Connections that read a large table at once.", show_default=False)] = None,
-    reader: Annotated[str | None, typer.Option(metavar="adbc|copy", help="What reads the rows; copy needs the extra turbo.", show_default=False)] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(metavar="adbc|copy|connectorx", help="What reads the rows; copy needs the extra turbo, connectorx its own.", show_default=False),
+    ] = None,
     endpoint_url: Annotated[str | None, typer.Option(metavar="URL", help="The S3 server; empty means AWS.", show_default=False)] = None,
     statement_timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds after which the server ends the query.", show_default=False)] = None,
     if_exists: Annotated[str | None, typer.Option(metavar="replace|skip|fail", help="When TARGET stands already.", show_default=False)] = None,

@@ -9,7 +9,7 @@ import psycopg
 import pyarrow as pa
 
 from engine.postgres.plan import Plan
-from engine.postgres.types import without_domain
+from engine.postgres.types import sent_as, without_domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +35,7 @@ class CopyPlan(Plan):
     def sent(self) -> Iterator[int]:
         """The types (OIDs) of the columns that are sent: what the bytes mean. All of them are PostgreSQL's own."""
         for column, rule in zip(self.columns, self.rules, strict=True):
-            kind, _ = without_domain(column.type, column.typmod)
-            own = f"{without_domain(kind.element, -1)[0].name}[]" if kind.element else kind.name
-            yield psycopg.adapters.types.get_oid(rule.casts[-1] if rule.casts else own)
+            yield psycopg.adapters.types.get_oid(sent_as(column, rule))
 
 
 def in_binary(plan: Plan, way: Address) -> CopyPlan:

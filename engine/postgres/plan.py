@@ -87,6 +87,11 @@ class Plan:
 
 
 def begin(options: PostgresSourceOptions, *, in_ranges: bool = False, snapshot: str | None = None) -> str:
+    """Statements that open a reading transaction, in one line; arguments as those of `opening`."""
+    return "; ".join(opening(options, in_ranges=in_ranges, snapshot=snapshot))
+
+
+def opening(options: PostgresSourceOptions, *, in_ranges: bool = False, snapshot: str | None = None) -> list[str]:
     """Statements that open a reading transaction and set what shapes output, for this transaction alone: poolers share sessions.
 
     Args:
@@ -109,7 +114,7 @@ def begin(options: PostgresSourceOptions, *, in_ranges: bool = False, snapshot: 
         settings |= splitting.SETTINGS
     joined = [] if snapshot is None else [f"SET TRANSACTION SNAPSHOT {_literal(snapshot)}"]
     lines = [f"SET LOCAL {name} = {_literal(value)}" for name, value in settings.items()]
-    return "; ".join(["BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", *joined, *lines])
+    return ["BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY", *joined, *lines]
 
 
 def _literal(value: str) -> str:

@@ -90,7 +90,7 @@ class PostgresSourceOptions(PostgresOptions):
         numeric: Column → (precision, scale) of numerics that have none; `*` is the default for all.
         unrepresentable: Columns written as exact text because their Parquet type cannot hold every value; `*` is all such columns.
         readers: Connections that read a large table at once, when the query is a plain scan of it; `auto` is as many as cores and server have room for.
-        reader: What reads: `adbc`, the driver; `copy`, compiled code of our own (the extra `turbo`).
+        reader: What reads: `adbc`, the driver; `copy`, compiled code of our own (the extra `turbo`); `connectorx` (the extra of that name).
     """
 
     other_routes: ClassVar[frozenset[str]] = frozenset(
@@ -115,7 +115,7 @@ class PostgresSourceOptions(PostgresOptions):
     numeric: Numeric = Field(default_factory=dict)
     unrepresentable: Unrepresentable = frozenset()
     readers: Readers = "auto"
-    reader: Literal["adbc", "copy"] = "adbc"
+    reader: Literal["adbc", "copy", "connectorx"] = "adbc"
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:

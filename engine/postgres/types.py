@@ -168,6 +168,14 @@ def without_domain(kind: PgType, typmod: int) -> tuple[PgType, int]:
     return kind, typmod
 
 
+def sent_as(column: Column, rule: Rule) -> str:
+    """The type that a column comes as over the wire, by its own name (`int4`, `text[]`)."""
+    if rule.casts:
+        return rule.casts[-1]
+    kind, _ = without_domain(column.type, column.typmod)
+    return f"{without_domain(kind.element, -1)[0].name}[]" if kind.element else kind.name
+
+
 def _typed_rule(kind: PgType, typmod: int, asked: tuple[int, int] | None) -> Rule:
     if kind.element is not None:
         return _array_rule(kind.element, typmod, asked)

@@ -185,7 +185,7 @@ def test_a_unix_socket_is_a_way_too(tmp_path_factory: pytest.TempPathFactory) ->
     open_to_nobody(folder)
     with embedded.postgres(folder, settings={"unix_socket_directories": "/tmp"}) as server:
         url = f"postgresql://postgres:{server.password}@/postgres?host=/tmp&port={server.port}"
-        for reader in ("adbc", "copy"):
+        for reader in ("adbc", "copy", "connectorx"):
             assert read("", "SELECT inet_client_addr() AS a", reader=reader, connection_string=url).to_pylist() == [{"a": None}]
 
 
@@ -237,7 +237,11 @@ def test_tls_is_as_sslmode_says(tls: tuple[embedded.Postgres, Path], mode: str) 
     server, folder = tls
     url = server.url.replace("127.0.0.1", "localhost")
     given = f"{url}?sslmode={mode}" + (f"&sslrootcert={folder / 'server.crt'}" if mode.startswith("verify") else "")
-    for reader in ("adbc", "copy"):
+    for reader in ("adbc", "copy", "connectorx"):
+        if reader == "connectorx" and mode.startswith("verify"):
+            with pytest.raises(ConfigurationError, match="'reader' connectorx does not connect with "):
+                read("", ENCRYPTED, reader=reader, connection_string=given)
+            continue
         assert read("", ENCRYPTED, reader=reader, connection_string=given).to_pylist() == [{"a": mode not in ("disable", "allow")}]
     big = read("", "SELECT repeat('x', 1000) AS a, i FROM generate_series(1, 20000) i", reader="copy", connection_string=given)
     assert big.num_rows == 20_000
