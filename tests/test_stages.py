@@ -37,7 +37,7 @@ def told(result: engine.RunResult) -> Stages:
     return result.stages
 
 
-@pytest.mark.parametrize("reader", ["adbc", "copy"])
+@pytest.mark.parametrize("reader", ["adbc", "copy", "connectorx"])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_server_that_takes_its_time_limits_by_reading(database: str, tmp_path: Path, reader: str, suffix: str) -> None:
     found = told(engine.export(SLOW_ROWS, tmp_path / f"x{suffix}", database=database, reader=reader))
