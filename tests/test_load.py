@@ -430,3 +430,42 @@ def test_memory_does_not_grow_with_the_file(database: str, tmp_path: Path) -> No
         assert fetch(database, f"SELECT count(*) FROM {name}") == [(rows_of_it,)]
     assert peaks[1] < peaks[0] + 60  # MB: blocks that wait, and what the driver holds of one COPY
     assert peaks[1] < 500
+
+
+def test_too_many_bad_rows_are_named_whatever_the_limit(database: str, labs: Path) -> None:
+    execute(database, "CREATE TABLE people (id int, v text)")
+    (labs / "people.csv").write_text("id,v\n" + "1,x\n" * 50 + "many,x\n" + "1,x\n" * 47 + "2\n3\n4\n")
+    told = r"more than max_bad_rows .*: line 52, column 'id': not an integer; .*: line 100: 1 field where 2 were expected; .*: line 101: 1 field"
+    for limit in ("1%", "3"):
+        with pytest.raises(PartlyFailed, match=told):
+            engine.load(labs / "people.csv", database, on_bad_row="quarantine", max_bad_rows=limit)
+
+
+def test_a_typed_file_whose_bad_rows_stand_nowhere_else_is_not_deleted(database: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    parquet.write_table(pa.table({"id": [1, 2], "note": ["sound", "not\0sound"]}), tmp_path / "in" / "labs.parquet")
+    asked: dict[str, Any] = {"pattern": "*.parquet", "table": "labs", "on_bad_row": "quarantine", "max_bad_rows": "50%"}
+    for state in ("written", "already delivered"):
+        result = engine.load(tmp_path / "in", database, **asked, delete_source=True)
+        assert (states(result), result.files[0].source_deleted) == ([state], False)
+        assert "labs.parquet is kept: the values of rows that were put aside are only there" in str(result)
+    assert (tmp_path / "in" / "labs.parquet").exists()
+    assert engine.load(tmp_path / "in", database, **asked, archive_path=str(tmp_path / "done")).files[0].archived is not None
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(database: str, labs: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"there is no file or folder .*b\.csv"):
+        engine.load(labs / "b.csv", database)
+
+
+def test_a_dry_run_names_the_files(database: str, labs: Path) -> None:
+    engine.load(labs, database, pattern="*.csv", table="labs")
+    (labs / "b.csv").write_text(LABS)
+    told = str(engine.load(labs, database, pattern="*.csv", table="labs", dry_run=True))
+    assert told.startswith(f"would load 1 of 2 files, {len(LABS)} B\n")
+    assert f"planned {labs}/b.csv → 127.0.0.1:" in told
+
+
+def test_a_tab_as_people_write_it_is_explained(database: str, labs: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"a tab is \$'\\t' in the shell"):
+        engine.load(labs / "a.csv", database, delimiter=r"\t")
