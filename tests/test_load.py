@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import signal
 import subprocess
 import sys
@@ -469,3 +470,17 @@ def test_a_dry_run_names_the_files(database: str, labs: Path) -> None:
 def test_a_tab_as_people_write_it_is_explained(database: str, labs: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"a tab is \$'\\t' in the shell"):
         engine.load(labs / "a.csv", database, delimiter=r"\t")
+
+
+def test_a_row_that_no_page_holds_is_told_as_that(database: str, labs: Path) -> None:
+    names = [f"c{i}" for i in range(1500)]
+    (labs / "wide.csv").write_text(f"{','.join(names)}\n{','.join('1' for _ in names)}\n")
+    with pytest.raises(PartlyFailed, match="a row holds about 8 kB beside its long texts"):
+        engine.load(labs / "wide.csv", database)
+
+
+def test_a_file_that_was_only_touched_is_not_said_to_have_other_content(database: str, labs: Path) -> None:
+    engine.load(labs / "a.csv", database)
+    os.utime(labs / "a.csv", (0, 0))
+    with pytest.raises(PartlyFailed, match=r"as another version \(size, time or ETag differ\); on_changed_file"):
+        engine.load(labs / "a.csv", database)

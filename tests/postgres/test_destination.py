@@ -215,7 +215,7 @@ def test_replace_makes_a_new_table_too(database: str) -> None:
 
 def test_a_changed_file_fails_by_default(database: str) -> None:
     load(destination(database), (file(), people(1)))
-    with pytest.raises(LoadFailed, match=r"/data/a.csv was loaded into public.people on .* with other content; on_changed_file"):
+    with pytest.raises(LoadFailed, match=r"/data/a.csv was loaded into public.people on .* as another version .*; on_changed_file"):
         load(destination(database), (file(version="v2"), people(2)))
     assert fetch(database, "SELECT id FROM people") == [(1,)]
 

@@ -94,7 +94,7 @@ def test_two_versions_of_one_file_at_once_are_one_change(database: str) -> None:
         time.sleep(0.3)
         go.set()
         assert first.result() == [1]
-        with pytest.raises(LoadFailed, match="with other content"):
+        with pytest.raises(LoadFailed, match="as another version"):
             second.result()
 
 
