@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 import engine
 from engine import workers
+from engine.cli.load import read_columns
 from engine.errors import ConfigurationError, FerryError, LoadFailed, PartlyFailed, SchemaMismatch
 from engine.formats import csv_blocks
 from engine.postgres import loading
@@ -484,3 +485,21 @@ def test_a_file_that_was_only_touched_is_not_said_to_have_other_content(database
     os.utime(labs / "a.csv", (0, 0))
     with pytest.raises(PartlyFailed, match=r"as another version \(size, time or ETag differ\); on_changed_file"):
         engine.load(labs / "a.csv", database)
+
+
+def test_files_in_subfolders_that_the_pattern_leaves_out_are_counted(database: str, labs: Path) -> None:
+    (labs / "2024").mkdir()
+    (labs / "2024" / "b.csv").write_text(LABS)
+    asked: dict[str, Any] = {"pattern": "*.csv", "table": "labs", "archive_path": str(labs / "done")}
+    for _ in range(2):  # the second time a.csv is in the archive
+        assert "1 file in subfolders did not match '*.csv' ('**/*' takes all)" in engine.load(labs, database, **asked).notes
+
+
+def test_options_may_come_from_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "columns.json").write_text('\ufeff{"id": "bigint"}')
+    assert read_columns(str(tmp_path / "columns.json")) == '{"id": "bigint"}'
+
+
+def test_a_key_that_is_no_json_is_told_as_that(database: str, labs: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"'primary_key' is not JSON \(line 1, column 6\)"):
+        engine.load(labs / "a.csv", database, write_disposition="merge", primary_key='["id"')

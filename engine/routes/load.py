@@ -17,6 +17,7 @@ from engine import paths, workers
 from engine.errors import ConfigurationError, FerryError, FileChanged, LeaseLost, LoadFailed, PartlyFailed, SchemaMismatch, describe
 from engine.results import DELIVERED, FileResult, Progress, RunResult, printable
 from engine.routes.archive import Archive
+from engine.routes.unmatched import Unmatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,7 @@ def load(
     rows = sum(file.rows or 0 for file in files if file.state in DELIVERED)
     size = sum(file.bytes for file in files if file.state in DELIVERED)
     nothing = () if files else (f"nothing to load: no file of {source.url(orders.base or '*').removesuffix('/*')} matches {orders.pattern!r}",)
-    notes = tuple(dict.fromkeys((*nothing, *source.notes, *(archive.notes if archive else ()), *destination.notes)))
+    notes = tuple(dict.fromkeys((*nothing, *source.notes, *(archive.notes if archive else ()), *destination.notes, *run.unmatched)))
     result = RunResult(rows, size, time.monotonic() - started, None, tuple(files), notes)
     if result.failed:
         raise PartlyFailed(_told(result), replace(result, status="failed"), transient=run.may_help)
@@ -135,6 +136,7 @@ class _Loading:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.may_help = False
+        self.unmatched: tuple[str, ...] = ()
         self._source = source
         self._layout = layout
         self._destination = destination
@@ -153,18 +155,23 @@ class _Loading:
 
     def run(self) -> list[FileResult]:
         self._files = workers.call(self._chosen)
+        with Unmatched(self._source, self._orders.base, self._orders.pattern, but=self._is_archived) as unmatched:
+            self._run()
+            self.unmatched = workers.call(unmatched.note)
+        return [self._results[file.path] for file in self._files]
+
+    def _run(self) -> None:
         waiting = workers.call(self._not_loaded)
         if self._orders.dry_run:
-            return self._in_order()
+            return
         self._total_bytes = sum(file.size for file in waiting)
         if self._takes_away:  # after a run that ended between the commit and this
             workers.call(lambda: self._take_away(self._files))
         while waiting:
             waiting = self._load_alike(waiting)
-        return self._in_order()
 
-    def _in_order(self) -> list[FileResult]:
-        return [self._results[file.path] for file in self._files]
+    def _is_archived(self, file: FileInfo) -> bool:
+        return self._archive is not None and self._archive.holds(file)
 
     def _chosen(self) -> list[FileInfo]:
         files = chosen(self._source, self._orders)
