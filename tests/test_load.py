@@ -503,3 +503,11 @@ def test_options_may_come_from_a_file_with_a_byte_order_mark(tmp_path: Path) -> 
 def test_a_key_that_is_no_json_is_told_as_that(database: str, labs: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"'primary_key' is not JSON \(line 1, column 6\)"):
         engine.load(labs / "a.csv", database, write_disposition="merge", primary_key='["id"')
+
+
+def test_another_type_is_no_remedy_for_null(database: str, labs: Path) -> None:
+    execute(database, "CREATE TABLE people (id int NOT NULL)")
+    (labs / "people.csv").write_text("id\n1\n\n2\n")
+    with pytest.raises(PartlyFailed, match="line 3, column 'id': NULL in a NOT NULL column") as caught:
+        engine.load(labs / "people.csv", database)
+    assert "on_bad_row quarantine puts such rows aside)" in failure(caught)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from engine import workers
 from engine.errors import IntegrityError, LoadFailed, SchemaMismatch
 from engine.postgres.ahead import ahead
-from engine.postgres.casting import caster, check_way, first_rules
+from engine.postgres.casting import NULL_IN_NOT_NULL, caster, check_way, first_rules
 from engine.postgres.columns import Column
 from engine.postgres.contract import check_number, check_twice, snake_case
 from engine.postgres.destination import PostgresDestination
@@ -358,7 +358,8 @@ class _FileRows:
             return
         if self._options.on_bad_row == "fail":
             first = min(self._bad, key=lambda bad: bad.line)
-            remedy = "" if first.column is None else f", ALTER TABLE {self._options.shown} or, for a new table, 'columns' gives the column another type"
+            type_may_help = first.column is not None and first.rule != NULL_IN_NOT_NULL
+            remedy = f", ALTER TABLE {self._options.shown} or, for a new table, 'columns' gives the column another type" if type_may_help else ""
             raise LoadFailed(f"{self._told(first)}; nothing of it was loaded (on_bad_row quarantine puts such rows aside{remedy})")
         limit = self._options.max_bad_rows
         most = limit.most(of=self._taken) if at_end or limit.count is not None else None

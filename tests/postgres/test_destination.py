@@ -138,7 +138,7 @@ def test_merge_by_a_compound_key_with_hostile_names(database: str) -> None:
 
 def test_merge_refuses_a_key_that_a_file_holds_twice(database: str) -> None:
     load(merging(database), (file(), people(1)))
-    with pytest.raises(LoadFailed, match=r"/data/b.csv .* hold 1 keys \(id\) more than once, in 2 rows"):
+    with pytest.raises(LoadFailed, match=r"/data/b.csv .* hold 1 key \(id\) more than once, in 2 rows"):
         load(merging(database), (file("/data/b.csv"), people(5, 6, 5)))
     assert fetch(database, "SELECT id FROM people") == [(1,)]
     assert fetch(database, "SELECT count(*) FROM _ferry_loads") == [(1,)]
