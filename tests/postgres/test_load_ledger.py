@@ -391,3 +391,13 @@ def test_only_an_old_ledger_needs_its_owner(database: str) -> None:
     finally:
         execute(database, "DROP OWNED BY loads_only", "DROP ROLE loads_only")
     assert fetch(database, "SELECT id FROM people ORDER BY id") == [(1,), (2,)]
+
+
+def test_the_ledger_is_read_whatever_the_databases_settings(database: str) -> None:
+    execute(
+        database, *(f"ALTER DATABASE {database.rpartition('/')[2]} SET {setting}" for setting in ("DateStyle = 'SQL, DMY'", "TimeZone = 'America/New_York'"))
+    )
+    load(destination(database), (file(), people(1)))
+    assert destination(database).loaded(["/data/a.csv"])["/data/a.csv"][0].rows == 1
+    with pytest.raises(LoadFailed, match="as another version"):
+        load(destination(database), (file(version="v2"), people(2)))
