@@ -131,6 +131,7 @@ class LoadedFile(Protocol):
 
     version: str
     rows: int
+    rejected: int
     leaving: str | None
 
 

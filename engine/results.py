@@ -126,7 +126,8 @@ class FileResult:
             gone = f"  archived as {printable(self.archived)}" if self.archived else "  source deleted" if self.source_deleted else ""
             return f"{self.state} {printable(self.source)} → {path}  {size}{gone}"
         if self.state not in DELIVERED:
-            return f"{self.state} {path}  {size}"
+            came = f"{printable(self.source)} → " if self.state == "planned" and self.source is not None else ""
+            return f"{self.state} {came}{path}  {size}"
         moved = "  source deleted" if self.source_deleted else ""
         return f"{self.state} {path}  {size}  sha256 {self.sha256 or '-'}{moved}"
 
@@ -175,11 +176,14 @@ class RunResult:
     def headline(self) -> str:
         """Totals in one line."""
         per_second = 1 / self.seconds if self.seconds > 0 else 0.0
+        planned = [file.bytes for file in self.files if file.state == "planned"]
+        if self.counts == "rows" and planned:
+            return f"would load {len(planned):,} of {len(self.files):,} files, {human_bytes(sum(planned))}" if self.schema is None else "would copy"
         if self.counts == "rows":
             return f"{self.rows:,} rows, {human_bytes(self.bytes)} in {self.seconds:.2f} s ({self.rows * per_second:,.0f} rows/s)"
         if not self.files:
             return "nothing to transfer"
-        if planned := [file.bytes for file in self.files if file.state == "planned"]:
+        if planned:
             return f"would transfer {len(planned):,} of {len(self.files):,} files, {human_bytes(sum(planned))}"
         total = f"{self.ingested:,} of {len(self.files):,} files delivered, {human_bytes(self.bytes)} in {self.seconds:.2f} s"
         states = Counter(file.state for file in self.files if file.state not in DELIVERED)

@@ -128,6 +128,7 @@ def test_an_append_that_is_killed_at_any_point_has_each_row_once_after_a_rerun(c
     if rows_then:
         assert (result.rows, [file.state for file in result.files], record["rows_ingested"]) == (0, ["already delivered"], 0)
         assert f"had committed its {ROWS:,} rows, though its record does not say so" in record["log_summary"]
+        assert "added none, nor any that the query gives only since then (ferry run ID --redeliver" in record["log_summary"]
     else:
         assert (result.rows, record["rows_ingested"]) == (ROWS, ROWS)
     assert engine.run_connector(connector).rows == ROWS  # the next one is a run of its own

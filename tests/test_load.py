@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pyarrow import parquet
 
 import engine
 from engine import workers
+from engine.cli.load import read_columns
 from engine.errors import ConfigurationError, FerryError, LoadFailed, PartlyFailed, SchemaMismatch
 from engine.formats import csv_blocks
 from engine.postgres import loading
@@ -430,3 +432,82 @@ def test_memory_does_not_grow_with_the_file(database: str, tmp_path: Path) -> No
         assert fetch(database, f"SELECT count(*) FROM {name}") == [(rows_of_it,)]
     assert peaks[1] < peaks[0] + 60  # MB: blocks that wait, and what the driver holds of one COPY
     assert peaks[1] < 500
+
+
+def test_too_many_bad_rows_are_named_whatever_the_limit(database: str, labs: Path) -> None:
+    execute(database, "CREATE TABLE people (id int, v text)")
+    (labs / "people.csv").write_text("id,v\n" + "1,x\n" * 50 + "many,x\n" + "1,x\n" * 47 + "2\n3\n4\n")
+    told = r"more than max_bad_rows .*: line 52, column 'id': not an integer; .*: line 100: 1 field where 2 were expected; .*: line 101: 1 field"
+    for limit in ("1%", "3"):
+        with pytest.raises(PartlyFailed, match=told):
+            engine.load(labs / "people.csv", database, on_bad_row="quarantine", max_bad_rows=limit)
+
+
+def test_a_typed_file_whose_bad_rows_stand_nowhere_else_is_not_deleted(database: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    parquet.write_table(pa.table({"id": [1, 2], "note": ["sound", "not\0sound"]}), tmp_path / "in" / "labs.parquet")
+    asked: dict[str, Any] = {"pattern": "*.parquet", "table": "labs", "on_bad_row": "quarantine", "max_bad_rows": "50%"}
+    for state in ("written", "already delivered"):
+        result = engine.load(tmp_path / "in", database, **asked, delete_source=True)
+        assert (states(result), result.files[0].source_deleted) == ([state], False)
+        assert "labs.parquet is kept: the values of rows that were put aside are only there" in str(result)
+    assert (tmp_path / "in" / "labs.parquet").exists()
+    assert engine.load(tmp_path / "in", database, **asked, archive_path=str(tmp_path / "done")).files[0].archived is not None
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(database: str, labs: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"there is no file or folder .*b\.csv"):
+        engine.load(labs / "b.csv", database)
+
+
+def test_a_dry_run_names_the_files(database: str, labs: Path) -> None:
+    engine.load(labs, database, pattern="*.csv", table="labs")
+    (labs / "b.csv").write_text(LABS)
+    told = str(engine.load(labs, database, pattern="*.csv", table="labs", dry_run=True))
+    assert told.startswith(f"would load 1 of 2 files, {len(LABS)} B\n")
+    assert f"planned {labs}/b.csv → 127.0.0.1:" in told
+
+
+def test_a_tab_as_people_write_it_is_explained(database: str, labs: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"a tab is \$'\\t' in the shell"):
+        engine.load(labs / "a.csv", database, delimiter=r"\t")
+
+
+def test_a_row_that_no_page_holds_is_told_as_that(database: str, labs: Path) -> None:
+    names = [f"c{i}" for i in range(1500)]
+    (labs / "wide.csv").write_text(f"{','.join(names)}\n{','.join('1' for _ in names)}\n")
+    with pytest.raises(PartlyFailed, match="a row holds about 8 kB beside its long texts"):
+        engine.load(labs / "wide.csv", database)
+
+
+def test_a_file_that_was_only_touched_is_not_said_to_have_other_content(database: str, labs: Path) -> None:
+    engine.load(labs / "a.csv", database)
+    os.utime(labs / "a.csv", (0, 0))
+    with pytest.raises(PartlyFailed, match=r"as another version \(size, time or ETag differ\); on_changed_file"):
+        engine.load(labs / "a.csv", database)
+
+
+def test_files_in_subfolders_that_the_pattern_leaves_out_are_counted(database: str, labs: Path) -> None:
+    (labs / "2024").mkdir()
+    (labs / "2024" / "b.csv").write_text(LABS)
+    asked: dict[str, Any] = {"pattern": "*.csv", "table": "labs", "archive_path": str(labs / "done")}
+    for _ in range(2):  # the second time a.csv is in the archive
+        assert "1 file in subfolders did not match '*.csv' ('**/*' takes all)" in engine.load(labs, database, **asked).notes
+
+
+def test_options_may_come_from_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "columns.json").write_text('\ufeff{"id": "bigint"}')
+    assert read_columns(str(tmp_path / "columns.json")) == '{"id": "bigint"}'
+
+
+def test_a_key_that_is_no_json_is_told_as_that(database: str, labs: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"'primary_key' is not JSON \(line 1, column 6\)"):
+        engine.load(labs / "a.csv", database, write_disposition="merge", primary_key='["id"')
+
+
+def test_another_type_is_no_remedy_for_null(database: str, labs: Path) -> None:
+    execute(database, "CREATE TABLE people (id int NOT NULL)")
+    (labs / "people.csv").write_text("id\n1\n\n2\n")
+    with pytest.raises(PartlyFailed, match="line 3, column 'id': NULL in a NOT NULL column") as caught:
+        engine.load(labs / "people.csv", database)
+    assert "on_bad_row quarantine puts such rows aside)" in failure(caught)

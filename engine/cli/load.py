@@ -88,6 +88,6 @@ def read_columns(given: str | None) -> str | None:
     if given is None or given.lstrip().startswith("{"):
         return given
     try:
-        return Path(given).read_text(encoding="utf-8")
+        return Path(given).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         raise ConfigurationError(f"--columns: {given!r} is neither JSON nor a file that can be read") from None

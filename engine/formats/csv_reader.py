@@ -61,7 +61,8 @@ class CsvInput:
 
     def __post_init__(self) -> None:
         if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter.isalnum() or self.delimiter in '"\r\n\0.+-':
-            raise ConfigurationError("'delimiter' is one ASCII character, and no letter, digit, sign, point, quote or line end")
+            tab = "; a tab is $'\\t' in the shell" if self.delimiter in {"\\t", "tab", "TAB"} else ""
+            raise ConfigurationError(f"'delimiter' is one ASCII character, and no letter, digit, sign, point, quote or line end{tab}")
         if any(c in self.null for c in (self.delimiter, '"', "\r", "\n", "\0")):
             raise ConfigurationError("'null' may not hold the delimiter, a quote, a line end or NUL")
         if self.compression not in COMPRESSIONS:

@@ -23,8 +23,8 @@ _PIECE = 1 << 20  # bytes decompressed or decoded at once
 # RFC 1952 section 2.3.1; RFC 8878 section 3.1 (the second byte pattern: a skippable frame).
 _MAGIC = {"gzip": re.compile(rb"\x1f\x8b"), "zstd": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")}
 _FOREIGN = (
-    (re.compile(rb"\x1f\x8b\x08"), "gzip-compressed: give 'compression' gzip, or name it .csv.gz"),
-    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd-compressed: give 'compression' zstd, or name it .csv.zst"),
+    (re.compile(rb"\x1f\x8b\x08"), "gzip-compressed: name it .csv.gz"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd-compressed: name it .csv.zst"),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive or an Excel workbook: unpack it, or save the sheet as CSV"),
     (re.compile(rb"\xd0\xcf\x11\xe0"), "an old Excel or Word file: save the sheet as CSV"),
     (re.compile(rb"PAR1(?=.{0,64}[\x00-\x08])", re.DOTALL), "Parquet: give 'format' parquet"),
@@ -189,7 +189,7 @@ def _decompressed(file: BinaryIO, compression: str) -> Callable[[int], bytes]:
         return file.read
     head = _fill(file.read, 4)
     if not _MAGIC[compression].match(head):
-        raise IntegrityError(f"the file is not {compression}-compressed, although its name or 'compression' says so" if head else "the file is empty (0 bytes)")
+        raise IntegrityError(f"the file is not {compression}-compressed, although its name says so" if head else "the file is empty (0 bytes)")
     upstream = _Upstream(_after(head, file.read))
     stream = pa.CompressedInputStream(pa.PythonFile(upstream, mode="r"), compression)
 

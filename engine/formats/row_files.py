@@ -24,20 +24,18 @@ WINDOW_BYTES = 4 << 20
 
 
 class CsvFiles:
-    """Files of text, whose columns have no types yet (`RowFormat`).
+    """Files of text, whose columns have no types yet (`RowFormat`); compressed if their suffix says so (`.gz`, `.zst`).
 
     Args:
         delimiter: See `CsvInput`, as all of these.
         null: The bare text that means NULL.
         encoding: Of the files.
         names: Of the columns, where the files have no header.
-        compression: None: as each file's suffix says (`.gz`, `.zst`).
     """
 
     is_text = True
 
-    def __init__(self, *, delimiter: str = ",", null: str = "", encoding: str = "utf-8", names: tuple[str, ...] = (), compression: str | None = None) -> None:
-        self._compression = compression
+    def __init__(self, *, delimiter: str = ",", null: str = "", encoding: str = "utf-8", names: tuple[str, ...] = ()) -> None:
         self._names = names
         self._common = {"delimiter": delimiter, "null": null, "encoding": encoding}
         self._dialect("any.csv")  # refuses at once what cannot be
@@ -51,7 +49,7 @@ class CsvFiles:
 
     def _dialect(self, path: str) -> CsvInput:
         by_suffix = next((kind for suffix, kind in COMPRESSED.items() if path.lower().endswith(suffix)), "none")
-        return CsvInput(header=not self._names, columns=self._names, compression=self._compression or by_suffix, **self._common)
+        return CsvInput(header=not self._names, columns=self._names, compression=by_suffix, **self._common)
 
 
 class ParquetFiles:

@@ -44,10 +44,12 @@ class Bookkeeping:
         session = self._session
         while True:
             session.execute(f"SELECT pg_advisory_xact_lock_shared({self._in_use})")
-            if not self._missing():
+            if not self._missing() and not self._ledger.is_old(session.fetch):
                 return
             session.execute(f"SELECT pg_advisory_xact_lock({lock_key(self._schema)})")
             self._make_missing(self._missing())
+            if self._ledger.is_old(session.fetch):
+                self._ledger.upgrade(session)
             session.commit()
             session.begin()
 

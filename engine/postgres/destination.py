@@ -126,10 +126,11 @@ class PostgresDestination:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[psycopg.Connection[Any]]:
-        """A transaction that only reads: a pooler keeps it on one server."""
+        """A transaction that only reads: a pooler keeps it on one server. psycopg takes timestamps with a zone in the ISO style alone."""
         with connect(self._options) as connection:
             try:
                 connection.execute("BEGIN TRANSACTION READ ONLY")
+                connection.execute("SET LOCAL DateStyle = 'ISO'")
                 yield connection
             except psycopg.Error as error:
                 raise query_failed(self._options, error.sqlstate) from None

@@ -121,7 +121,7 @@ def _wanted(name: str, setting: Any) -> WantedColumn:
 def _names(value: Any) -> Any:
     """`a,b`, JSON, or a list → a tuple of names."""
     if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("[") else [name.strip() for name in value.split(",") if name.strip()]
+        value = _parsed(value) if value.lstrip().startswith("[") else [name.strip() for name in value.split(",") if name.strip()]
     if isinstance(value, list | tuple):
         if len(set(value)) < len(value):
             raise ValueError("names a column twice")

@@ -190,7 +190,7 @@ class Load:
             return same
         if self._options.changed_file == "fail":
             raise LoadFailed(
-                f"{printable(file.origin)} was loaded into {self._options.shown} on {before[-1].loaded_at:%Y-%m-%d %H:%M} with other content; "
+                f"{printable(file.origin)} was loaded into {self._options.shown} on {before[-1].loaded_at:%Y-%m-%d %H:%M} as another version (size, time or ETag differ); "
                 "on_changed_file decides what to do: reload (its earlier rows go), append (they stay)"
             )
         if self._options.changed_file == "reload":

@@ -28,7 +28,7 @@ _REASONS = {
     "53100": "the server's disk is full",
     "53200": "the server is out of memory",
     "53300": "the server has no free connection",
-    "54000": "a value is too large for the server (an index entry holds at most 2,704 bytes)",
+    "54000": "a row or a value is too large for the server (a row holds about 8 kB beside its long texts, an index entry 2,704 bytes)",
     "55P03": "a lock was not to be had in time (lock_timeout)",
     "40001": "the transaction met another one's changes (serialization)",
     "40P01": "the transaction and another one waited for each other (deadlock)",

@@ -94,13 +94,26 @@ class LoadLedger:
             f"COMMENT ON TABLE {self._name} IS 'Files that arrow-ferry has loaded; each row was committed with the rows of its file'"
         )
 
+    def is_old(self, fetch: Fetch) -> bool:
+        """Whether an earlier version made the ledger, without a column that this one writes; the ledger must exist."""
+        return not fetch(
+            "SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "  # noqa: S608 - quoted
+            f"WHERE n.nspname = {literal(self._schema)} AND c.relname = {literal(LEDGER)} AND a.attname = 'leaving' AND NOT a.attisdropped"
+        )
+
+    def upgrade(self, session: Session) -> None:
+        """Add what an old ledger lacks; within a transaction that holds the schema's lock. Only the ledger's owner may."""
+        session.what = f"adding the column leaving to {self._schema}.{LEDGER}, which an earlier version has made"
+        session.execute(f"ALTER TABLE {self._name} ADD COLUMN IF NOT EXISTS leaving text")
+
     def loaded(self, fetch: Fetch, paths: Iterable[str] | None = None) -> list[Loaded]:
         """The versions of these files (None: of all) that were loaded into the table, the oldest first; the ledger must exist."""
         wanted = None if paths is None else ", ".join(literal(path) for path in paths)
         if wanted == "":
             return []
         rows = fetch(
-            f"SELECT path, version, rows, rejected, load_id, loaded_at, leaving FROM {self._name} "  # noqa: S608 - quoted
+            # An old ledger has no column `leaving`, and who only asks may not add it.
+            f"SELECT path, version, rows, rejected, load_id, loaded_at, to_jsonb(ledger) ->> 'leaving' FROM {self._name} AS ledger "  # noqa: S608 - quoted
             f"WHERE table_name = {literal(self._table)}{'' if wanted is None else f' AND path IN ({wanted})'} ORDER BY loaded_at, version"
         )
         return [Loaded(*row) for row in rows]

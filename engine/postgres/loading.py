@@ -19,13 +19,14 @@ import pyarrow as pa
 from engine import workers
 from engine.errors import IntegrityError, LoadFailed, SchemaMismatch
 from engine.postgres.ahead import ahead
-from engine.postgres.casting import caster, check_way, first_rules
+from engine.postgres.casting import NULL_IN_NOT_NULL, caster, check_way, first_rules
 from engine.postgres.columns import Column
 from engine.postgres.contract import check_number, check_twice, snake_case
 from engine.postgres.destination import PostgresDestination
 from engine.postgres.destination_options import LOADED_AT, SOURCE_FILE
 from engine.postgres.inference import Inference, columns_of
 from engine.postgres.load_ledger import FileIdentity, Loaded
+from engine.postgres.rejected import ROWS
 from engine.postgres.session import identifier
 from engine.results import printable
 
@@ -251,6 +252,7 @@ class _FileRows:
         self._fixed = {SOURCE_FILE: pa.scalar(file.file.origin), LOADED_AT: pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))}
         self._casters = [self._caster(wanted, column) for wanted, column in self._columns]
         self._bad: list[Bad] = []
+        self._named: list[Bad] = []  # the first ones of those that were put aside, for the message of a file that has too many
         self._taken = 0  # rows of the file, good and bad
         self._held: list[tuple[RowBlock, pa.Array]] = []  # blocks of this write, and which of their rows were sent
 
@@ -356,15 +358,16 @@ class _FileRows:
             return
         if self._options.on_bad_row == "fail":
             first = min(self._bad, key=lambda bad: bad.line)
-            remedy = "" if first.column is None else f", ALTER TABLE {self._options.shown} or, for a new table, 'columns' gives the column another type"
+            type_may_help = first.column is not None and first.rule != NULL_IN_NOT_NULL
+            remedy = f", ALTER TABLE {self._options.shown} or, for a new table, 'columns' gives the column another type" if type_may_help else ""
             raise LoadFailed(f"{self._told(first)}; nothing of it was loaded (on_bad_row quarantine puts such rows aside{remedy})")
         limit = self._options.max_bad_rows
         most = limit.most(of=self._taken) if at_end or limit.count is not None else None
         if most is not None and count > most:
-            named = "; ".join(self._told(bad) for bad in self._bad[:_SHOWN])
+            named = "; ".join(self._told(bad) for bad in _first([*self._named, *self._bad]))
             raise LoadFailed(
                 f"{printable(self._file.file.origin)}: {count:,} of {self._taken:,} rows cannot be loaded, more than max_bad_rows lets be put aside ({most:,}); "
-                f"nothing of it was loaded{f': {named}' if named else ''}"
+                f"nothing of it was loaded: {named}"
             )
 
     def _told(self, bad: Bad) -> str:
@@ -373,17 +376,15 @@ class _FileRows:
 
     def _put_aside(self) -> None:
         bad, self._bad = self._bad, []
+        self._named = _first([*self._named, *bad])
         if bad:
-            self._file.reject(
-                pa.record_batch(
-                    {
-                        "line": pa.array([one.line for one in bad], pa.int64()),
-                        "column_name": pa.array([one.column for one in bad], pa.string()),
-                        "rule": pa.array([one.rule for one in bad], pa.string()),
-                        "raw": pa.array([one.raw for one in bad], pa.binary()),
-                    }
-                )
-            )
+            rows = [{"line": one.line, "column_name": one.column, "rule": one.rule, "raw": one.raw} for one in bad]
+            self._file.reject(pa.RecordBatch.from_pylist(rows, schema=ROWS))
+
+
+def _first(bad: list[Bad]) -> list[Bad]:
+    """Those that a message names."""
+    return sorted(bad, key=lambda one: one.line)[:_SHOWN]
 
 
 @dataclass(slots=True)

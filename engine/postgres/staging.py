@@ -143,6 +143,6 @@ def _check_key(session: Session, rows: str, key: Sequence[str]) -> None:
     keys, several = session.fetch(f"SELECT count(*), coalesce(sum(n), 0)::bigint FROM ({grouped}) AS q")[0]  # noqa: S608 - quoted
     if keys:
         raise LoadFailed(
-            f"{session.what}: the rows hold {keys:,} keys ({', '.join(key)}) more than once, in {several:,} rows, and a merge takes one row for each; "
+            f"{session.what}: the rows hold {keys:,} key{'s' if keys > 1 else ''} ({', '.join(key)}) more than once, in {several:,} rows, and a merge takes one row for each; "
             "nothing of it was committed"
         )

@@ -173,8 +173,8 @@ class _Copying:
         marks = workers.call(lambda: self._destination.loaded([self._mark.owner])).get(self._mark.owner, ())
         earlier: LoadedFile = next(one for one in reversed(marks) if one.version in {self._mark.run, *self._mark.reruns})
         self.notes.append(
-            f"{earlier.version} of {self._mark.owner} had committed its {earlier.rows:,} rows, though its record does not say so; they count as this run's, and no "
-            "row was added again (ferry run ID --redeliver copies once more)"
+            f"{earlier.version} of {self._mark.owner} had committed its {earlier.rows:,} rows, though its record does not say so; lest they stand there twice, this "
+            "run has added none, nor any that the query gives only since then (ferry run ID --redeliver copies all that it gives now)"
         )
         return self._result("already delivered", earlier.rows)
 

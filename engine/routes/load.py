@@ -17,6 +17,7 @@ from engine import paths, workers
 from engine.errors import ConfigurationError, FerryError, FileChanged, LeaseLost, LoadFailed, PartlyFailed, SchemaMismatch, describe
 from engine.results import DELIVERED, FileResult, Progress, RunResult, printable
 from engine.routes.archive import Archive
+from engine.routes.unmatched import Unmatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,7 @@ def load(
     rows = sum(file.rows or 0 for file in files if file.state in DELIVERED)
     size = sum(file.bytes for file in files if file.state in DELIVERED)
     nothing = () if files else (f"nothing to load: no file of {source.url(orders.base or '*').removesuffix('/*')} matches {orders.pattern!r}",)
-    notes = tuple(dict.fromkeys((*nothing, *source.notes, *(archive.notes if archive else ()), *destination.notes)))
+    notes = tuple(dict.fromkeys((*nothing, *source.notes, *(archive.notes if archive else ()), *destination.notes, *run.unmatched)))
     result = RunResult(rows, size, time.monotonic() - started, None, tuple(files), notes)
     if result.failed:
         raise PartlyFailed(_told(result), replace(result, status="failed"), transient=run.may_help)
@@ -103,11 +104,14 @@ def chosen(source: FileSource, orders: LoadOrders) -> list[FileInfo]:
         if not paths.matcher(orders.pattern).fullmatch(single.path.rpartition("/")[2]):
             raise ConfigurationError(f"{source.url(single.path)} is one file, and the pattern {orders.pattern!r} does not match its name")
         return [single]
+    shown = source.url(orders.base or "*").removesuffix("/*")
     if orders.one_file:
-        raise ConfigurationError(f"which table? {source.url(orders.base or '*').removesuffix('/*')} is no file that it could be named after: give --table")
+        if source.has_folders and not source.is_folder(orders.base):
+            raise ConfigurationError(f"there is no file or folder {shown}")
+        raise ConfigurationError(f"which table? {shown} is no file that it could be named after: give --table")
     files = list(source.list(paths.join_pattern(orders.base, orders.pattern)))
     if not files and source.has_folders and not source.is_folder(orders.base):
-        raise ConfigurationError(f"there is no file or folder {source.url(orders.base or '*').removesuffix('/*')}")
+        raise ConfigurationError(f"there is no file or folder {shown}")
     return files
 
 
@@ -132,6 +136,7 @@ class _Loading:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.may_help = False
+        self.unmatched: tuple[str, ...] = ()
         self._source = source
         self._layout = layout
         self._destination = destination
@@ -139,6 +144,7 @@ class _Loading:
         self._archive_store = archive
         self._archive: Archive | None = None
         self._takes_away = orders.delete_source or archive is not None
+        self._only_there: set[str] = set()  # files whose rows that were put aside stand nowhere else: typed files have no lines that could be kept
         self._on_progress = on_progress
         self._rows = 0
         self._bytes = 0  # of files that are done with
@@ -149,18 +155,23 @@ class _Loading:
 
     def run(self) -> list[FileResult]:
         self._files = workers.call(self._chosen)
+        with Unmatched(self._source, self._orders.base, self._orders.pattern, but=self._is_archived) as unmatched:
+            self._run()
+            self.unmatched = workers.call(unmatched.note)
+        return [self._results[file.path] for file in self._files]
+
+    def _run(self) -> None:
         waiting = workers.call(self._not_loaded)
         if self._orders.dry_run:
-            return self._in_order()
+            return
         self._total_bytes = sum(file.size for file in waiting)
         if self._takes_away:  # after a run that ended between the commit and this
             workers.call(lambda: self._take_away(self._files))
         while waiting:
             waiting = self._load_alike(waiting)
-        return self._in_order()
 
-    def _in_order(self) -> list[FileResult]:
-        return [self._results[file.path] for file in self._files]
+    def _is_archived(self, file: FileInfo) -> bool:
+        return self._archive is not None and self._archive.holds(file)
 
     def _chosen(self) -> list[FileInfo]:
         files = chosen(self._source, self._orders)
@@ -184,6 +195,7 @@ class _Loading:
                 waiting.append(file)
             else:
                 result = replace(result, state="already delivered", rows=same.rows)
+                self._note_aside(file, same.rejected)
             self._results[file.path] = result
         return waiting
 
@@ -286,12 +298,23 @@ class _Loading:
         planned = self._results[file.path]
         if done is None:
             self._results[file.path] = replace(planned, state="already delivered")
+            self._note_aside(file, self._remembered_aside(file))
             return
         loaded, aside = done
+        self._note_aside(file, aside)
         if aside:
             url = self._source.url(file.path)
             self._destination.notes.append(f"{url}: {aside:,} row{'s were' if aside > 1 else ' was'} put aside in the table of rejected rows")
         self._results[file.path] = replace(planned, state="written", rows=loaded)
+
+    def _remembered_aside(self, file: FileInfo) -> int:
+        """How many rows of a file another run has put aside that loaded it a moment ago."""
+        url = self._source.url(file.path)
+        return sum(one.rejected for one in workers.call(lambda: self._destination.loaded([url])).get(url, ()))
+
+    def _note_aside(self, file: FileInfo, count: int) -> None:
+        if count and not self._layout.is_text:
+            self._only_there.add(file.path)
 
     def _survey(self, files: Sequence[FileInfo], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Every row of every file of these columns, as text. A file that cannot be read to its end, or has no row that could be loaded, has failed."""
@@ -334,6 +357,9 @@ class _Loading:
         for file in files:
             result = self._results[file.path]
             if result.state not in (*DELIVERED, "already delivered") or result.source_deleted:
+                continue
+            if self._archive is None and file.path in self._only_there:
+                self._destination.notes.append(f"{self._source.url(file.path)} is kept: the values of rows that were put aside are only there")
                 continue
             archived = None
             try:

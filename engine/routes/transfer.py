@@ -27,8 +27,9 @@ from engine.results import DELIVERED, Progress, RunResult, note_partly, printabl
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer_body import PIECE_BYTES, Rate, Watched
 from engine.routes.transfer_checks import Aliases, itself, may_be_itself, refuse_folded
-from engine.routes.transfer_plan import Orders, Step, Store, Unmatched, plan
+from engine.routes.transfer_plan import Orders, Step, Store, plan
 from engine.routes.transfer_preview import preview
+from engine.routes.unmatched import Unmatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ def transfer(
     started, journal = time.monotonic(), journal or NullJournal()
     steps = workers.call(lambda: plan(source, destination, orders, journal))
     moves = _Moves(source, destination, orders, journal)
-    with Unmatched(source, orders) as unmatched:
+    with Unmatched(source, orders.base, orders.pattern) as unmatched:
         files = workers.call(lambda: preview(steps, destination, orders)) if orders.dry_run else moves.run(steps, on_progress)
         unmatched_note = workers.call(unmatched.note)
     delivered = sum(file.bytes for file in files if file.state in DELIVERED)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
-import threading
 import time
 import unicodedata
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from engine import paths, workers
+from engine import paths
 from engine.errors import ConfigurationError, FerryError
 from engine.protocols import FileDestination, FileSource, SendsBody
 from engine.results import FileResult
@@ -22,9 +20,7 @@ if TYPE_CHECKING:
     from engine.results import FileState, Verification
 
 FILES_IN_FLIGHT = 16
-MOST_COUNTED = 100_000
 WORTH_LISTING = 20
-COUNTING_SECONDS = 2.0
 _STANDS = ("written", "replaced", "removing source")
 _UNSURE = ("publishing", "ambiguous")
 
@@ -124,52 +120,6 @@ def _named(source: FileSource, destination: Store | SendsBody, file: FileInfo, t
         return Step(file, target, "send", FileResult(destination.url(target), file.size, None, None, "planned", source=source.url(file.path)))
     except ConfigurationError as refused:
         return Step(file, target, "none", FileResult(target, file.size, None, None, "failed", source=file.path, error=str(refused)))
-
-
-class Unmatched:
-    """Counts, beside the transfer, the files in subfolders that the pattern leaves out: who wrote `*` may have meant them."""
-
-    def __init__(self, source: FileSource, orders: Orders) -> None:
-        self._orders = orders
-        self._ended = threading.Event()
-        self._counting = workers.start(lambda: self._count(source), name="ferry-count")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Count no more: the source may be closed now."""
-        self._ended.set()
-
-    def note(self) -> tuple[str, ...]:
-        """What there is to say, as far as it is known by now. Blocking, for a moment."""
-        try:
-            count = self._counting.result(timeout=COUNTING_SECONDS)
-        except Exception:  # noqa: BLE001 - a remark that cannot be made is no reason to fail what was moved
-            self._ended.set()
-            concurrent.futures.wait([self._counting], timeout=COUNTING_SECONDS)  # who lists on would open a connection that nobody closes
-            return ()
-        many = f"more than {MOST_COUNTED:,}" if count > MOST_COUNTED else f"{count:,}"
-        return (f"{many} file{'' if count == 1 else 's'} in subfolders did not match {self._orders.pattern!r} ('**/*' takes all)",) if count else ()
-
-    def _count(self, source: FileSource) -> int:
-        base, pattern = self._orders.base, self._orders.pattern
-        if "**/" in pattern or (base and source.stat(base) is not None):
-            return 0
-        wanted = paths.matcher(paths.join_pattern(base, pattern))
-        depth = base.count("/") + 1 if base else 0
-        with workers.watching(self._still_wanted):
-            count = 0
-            for file in source.list(paths.join_pattern(base, "**/*"), ordered=False):
-                workers.still_wanted()
-                count += file.path.count("/") > depth and not wanted.fullmatch(file.path)
-                if count > MOST_COUNTED:
-                    break
-        return count
-
-    def _still_wanted(self) -> None:
-        if self._ended.is_set():
-            raise concurrent.futures.CancelledError
 
 
 def _with_likeness(steps: list[Step]) -> list[Step]:

@@ -138,7 +138,7 @@ def test_merge_by_a_compound_key_with_hostile_names(database: str) -> None:
 
 def test_merge_refuses_a_key_that_a_file_holds_twice(database: str) -> None:
     load(merging(database), (file(), people(1)))
-    with pytest.raises(LoadFailed, match=r"/data/b.csv .* hold 1 keys \(id\) more than once, in 2 rows"):
+    with pytest.raises(LoadFailed, match=r"/data/b.csv .* hold 1 key \(id\) more than once, in 2 rows"):
         load(merging(database), (file("/data/b.csv"), people(5, 6, 5)))
     assert fetch(database, "SELECT id FROM people") == [(1,)]
     assert fetch(database, "SELECT count(*) FROM _ferry_loads") == [(1,)]
@@ -215,7 +215,7 @@ def test_replace_makes_a_new_table_too(database: str) -> None:
 
 def test_a_changed_file_fails_by_default(database: str) -> None:
     load(destination(database), (file(), people(1)))
-    with pytest.raises(LoadFailed, match=r"/data/a.csv was loaded into public.people on .* with other content; on_changed_file"):
+    with pytest.raises(LoadFailed, match=r"/data/a.csv was loaded into public.people on .* as another version .*; on_changed_file"):
         load(destination(database), (file(version="v2"), people(2)))
     assert fetch(database, "SELECT id FROM people") == [(1,)]
 

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pytest
 
 from engine import workers
-from engine.errors import LoadFailed
+from engine.errors import LoadFailed, ResourceError
 from engine.postgres.columns import Column
+from engine.postgres.load_ledger import FileIdentity
 from tests.control.platform import until
 from tests.effort import slow
 from tests.postgres.loads import IDS, destination, execute, fetch, file, load, people, reader
@@ -93,7 +94,7 @@ def test_two_versions_of_one_file_at_once_are_one_change(database: str) -> None:
         time.sleep(0.3)
         go.set()
         assert first.result() == [1]
-        with pytest.raises(LoadFailed, match="with other content"):
+        with pytest.raises(LoadFailed, match="as another version"):
             second.result()
 
 
@@ -345,3 +346,58 @@ def test_what_dlt_spools_is_private_and_gone_afterwards_also_after_a_failure(dat
 def test_importing_the_destination_does_not_import_dlt() -> None:
     script = "import sys, engine.postgres.destination; sys.exit('dlt' in sys.modules or 'polars' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+OLD_LEDGER = "ALTER TABLE _ferry_loads DROP COLUMN leaving"
+"""Makes it the one of the version before sources could be taken away."""
+
+
+@pytest.mark.parametrize("more", [{}, {"write_disposition": "replace"}])
+def test_a_ledger_that_an_earlier_version_made_is_read_and_brought_up(database: str, more: dict[str, Any]) -> None:
+    load(destination(database, **more), (file(), people(1)))
+    execute(database, OLD_LEDGER)
+    known = destination(database, **more).loaded(["/data/a.csv"])["/data/a.csv"]
+    assert [(one.version, one.rows, one.leaving) for one in known] == [("v1", 1, None)]
+    if not more:
+        assert load(destination(database), (file(), people(1))) == [None], "what it remembers is not loaded again"
+    leaving = FileIdentity("/data/b.csv", "v1", 10, leaving="2026-01-31")
+    assert load(destination(database, **more), (leaving, people(2))) == [1]
+    assert fetch(database, "SELECT leaving FROM _ferry_loads WHERE path = '/data/b.csv'") == [("2026-01-31",)]
+
+
+def test_loads_that_bring_an_old_ledger_up_at_once_do_not_wait_for_ever(database: str) -> None:
+    load(destination(database), (file("/data/first.csv"), people(0)))
+    execute(database, OLD_LEDGER)
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load, destination(database), (file(f"/data/{i}.csv"), people(i))) for i in range(1, 5)]
+        assert [one.result(timeout=60) for one in loads] == [[1]] * 4
+    assert fetch(database, "SELECT count(*) FROM people") == [(5,)]
+
+
+def test_only_an_old_ledger_needs_its_owner(database: str) -> None:
+    load(destination(database), (file(), people(1)))
+    execute(
+        database,
+        "CREATE ROLE loads_only LOGIN PASSWORD 'x'",
+        "GRANT USAGE ON SCHEMA public TO loads_only",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO loads_only",
+    )
+    try:
+        user = re.sub("//postgres:[^@]*@", "//loads_only:x@", database)
+        assert load(destination(user), (file("/data/b.csv"), people(2))) == [1]
+        execute(database, OLD_LEDGER)
+        with pytest.raises(ResourceError, match=r"adding the column leaving to public\._ferry_loads.*must be owner of table _ferry_loads"):
+            load(destination(user), (file("/data/c.csv"), people(3)))
+    finally:
+        execute(database, "DROP OWNED BY loads_only", "DROP ROLE loads_only")
+    assert fetch(database, "SELECT id FROM people ORDER BY id") == [(1,), (2,)]
+
+
+def test_the_ledger_is_read_whatever_the_databases_settings(database: str) -> None:
+    execute(
+        database, *(f"ALTER DATABASE {database.rpartition('/')[2]} SET {setting}" for setting in ("DateStyle = 'SQL, DMY'", "TimeZone = 'America/New_York'"))
+    )
+    load(destination(database), (file(), people(1)))
+    assert destination(database).loaded(["/data/a.csv"])["/data/a.csv"][0].rows == 1
+    with pytest.raises(LoadFailed, match="as another version"):
+        load(destination(database), (file(version="v2"), people(2)))

@@ -18,7 +18,7 @@ from engine.errors import ConfigurationError, FerryError, LeaseLost, OutcomeUnkn
 from engine.protocols import Earlier
 from engine.results import Progress, Receipt, RunResult, partly
 from engine.routes import transfer as route
-from engine.routes import transfer_plan
+from engine.routes import unmatched
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer import BUDGET_BYTES, LARGE_BYTES, transfer
 from engine.routes.transfer_plan import Orders
@@ -798,7 +798,7 @@ def test_what_may_be_sent_again_is_not_parked(source: MemoryStore, state: str) -
 
 def test_nothing_is_counted_any_more_when_a_transfer_has_returned(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever lists on would open connections that nobody closes."""
-    monkeypatch.setattr(transfer_plan, "COUNTING_SECONDS", 0.2)
+    monkeypatch.setattr(unmatched, "COUNTING_SECONDS", 0.2)
     listed: list[float] = []
     true = source.list
 
@@ -821,13 +821,13 @@ def test_nothing_is_counted_any_more_when_a_transfer_has_returned(source: Memory
 
 def test_a_transfer_that_fails_counts_no_more(source: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[threading.Event] = []
-    true = transfer_plan.Unmatched.__exit__
+    true = unmatched.Unmatched.__exit__
 
-    def exit_(unmatched: transfer_plan.Unmatched, *error: object) -> None:
-        true(unmatched, *error)
-        ended.append(unmatched._ended)
+    def exit_(counting: unmatched.Unmatched, *error: object) -> None:
+        true(counting, *error)
+        ended.append(counting._ended)
 
-    monkeypatch.setattr(transfer_plan.Unmatched, "__exit__", exit_)
+    monkeypatch.setattr(unmatched.Unmatched, "__exit__", exit_)
 
     def refuse(*_: str) -> None:
         raise LeaseLost("gone")
