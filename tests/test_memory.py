@@ -55,7 +55,7 @@ def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, 
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 300)], ids=["narrow", "wide"])
+@pytest.mark.parametrize(("query", "rows"), [pytest.param(NARROW, 750_000, id="narrow"), slow(WIDE, 300, id="wide")])
 def test_four_readers_stay_within_the_bound(database: str, tmp_path: Path, suffix: str, query: str, rows: int) -> None:
     """Long values are kept as they are, so that the table is as large as they. With fewer than 300 MB the four have not all begun to read ahead."""
     with psycopg.connect(database, autocommit=True) as connection:

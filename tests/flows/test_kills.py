@@ -42,6 +42,7 @@ def make_quick(control: Control, connector: int) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+@pytest.mark.slow
 def test_a_flow_process_that_is_killed_is_closed_by_the_reap_deployment(prefect: Prefect, control: Control, s3_client: Any) -> None:
     connector = control.connector("killed", SLOW.format(name="killed"), destination="s3")
     flow_run = prefect.trigger(connector)
