@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import secrets
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,7 @@ def demo(
         store_connectors(environment["DATABASE_URL"], output)
         samples = run_samples(environment, Places(folder / "files", s3, BUCKET, sftp, rest))
         say("starting a Prefect server and a worker …")
+        shutil.rmtree(folder / "prefect", ignore_errors=True)  # what was scheduled while nobody served would run first, for minutes
         log = servers.enter_context((folder / "prefect.log").open("wb"))
         prefect = servers.enter_context(serve(host="127.0.0.1", port=free_port(), environment=environment, log=log.fileno()))
         records = run_connectors(prefect.api_url, environment["DATABASE_URL"])
