@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 WAIT_SECONDS = 20.0
+MANY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,17 @@ class Place:
     bucket: str = ""
 
     def clear(self) -> None:
-        """Make it empty; of S3 the whole bucket is made anew, so that its space on the disk is free at once."""
+        """Make it empty; of S3 the whole bucket is made anew, so that its space on the disk is free at once.
+
+        Many files of a folder are put aside until the case has ended: ext4 would look through all inodes that were freed in the last minutes for each
+        new file, which takes longer than to write it.
+        """
         if self.server is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            Path(self.folder).mkdir(parents=True)
+            folder = Path(self.folder)
+            if folder.exists() and sum(1 for _ in folder.iterdir()) >= MANY:
+                folder.rename(folder.with_name(f"{folder.name}-{time.monotonic_ns()}"))
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
             return
         with self._opened() as bucket:
             if bucket.creation_date:

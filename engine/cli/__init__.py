@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 failure, 2 usage or configuration, 130 Ctrl-C, 143 SIGT
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -71,6 +72,7 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv[1:])
     _handle_signals()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy comes with pyarrow: its linear algebra would start threads that spin at first
+    gc.set_threshold(50_000)  # the libraries' own objects would be searched through dozens of times while they load
     heard = log.listen(debug=debug)
     try:
         code = app(args=arguments or ["--help"], prog_name="ferry", standalone_mode=False)

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING
 from engine.options import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
+    from typing_extensions import Buffer
+
 PIECE_BYTES = MIB
+
+
+def pieces(body: Watched, size: int) -> Iterator[memoryview]:
+    """The bytes of a body of about `size` bytes, in one buffer that is used again for each piece: new memory costs as much as hashing it."""
+    room = memoryview(bytearray(max(1, min(size, PIECE_BYTES))))
+    while count := body.readinto(room):
+        yield room[:count]
 
 
 class Watched(io.RawIOBase):
@@ -33,6 +42,12 @@ class Watched(io.RawIOBase):
         data = self._body.read(PIECE_BYTES if size is None or size < 0 else size)
         self._passing(len(data))
         return data
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        """Fill `buffer` as far as one read goes."""
+        count: int = self._body.readinto(buffer)  # type: ignore[attr-defined]  # every store's body has it
+        self._passing(count)
+        return count
 
 
 class Rate:

@@ -144,7 +144,11 @@ class LocalStore:
                 with translating(place, "read"):
                     return os.read(descriptor, size)
 
-            yield cast("BinaryIO", Window(read, file.size - start if length is None else length, place))
+            def fill(room: memoryview) -> int:
+                with translating(place, "read"):
+                    return os.readv(descriptor, (room,))
+
+            yield cast("BinaryIO", Window(read, file.size - start if length is None else length, place, fill))
 
     @contextlib.contextmanager
     def open_descriptor(self, file: FileInfo) -> Iterator[int]:

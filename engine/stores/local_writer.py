@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from engine import workers
 from engine.errors import ConfigurationError, IntegrityError, OutcomeUnknown, TransferFailed
@@ -34,7 +34,6 @@ _CANNOT_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _CANNOT_COPY = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM, errno.ETXTBSY}
 
 
-@runtime_checkable
 class HasDescriptors(Protocol):
     """A source whose files the kernel can copy from."""
 
@@ -99,9 +98,9 @@ class LocalWriter:
 
     def copy_from(self, source: FileSource, file: FileInfo, passing: Callable[[int], None]) -> bool:
         """Have the kernel copy a file of the same file system (copy_file_range, which shares blocks where it can)."""
-        if not (isinstance(source, HasDescriptors) and hasattr(os, "copy_file_range")) or self._descriptor is None or self.size or not file.size:
+        if not hasattr(source, "open_descriptor") or not hasattr(os, "copy_file_range") or self._descriptor is None or self.size or not file.size:
             return False
-        with source.open_descriptor(file) as theirs:
+        with cast("HasDescriptors", source).open_descriptor(file) as theirs:
             while self.size < file.size:
                 try:
                     copied = os.copy_file_range(theirs, self._descriptor, min(file.size - self.size, COPIED_AT_ONCE))

@@ -18,6 +18,7 @@ from engine.paths import File
 from engine.stores import s3_connection
 from engine.stores.s3_copy import COPY_SECONDS
 from engine.stores.s3_errors import FAILURES, code, status, translated
+from engine.stores.s3_listing import pages
 from engine.stores.s3_read import ObjectReader
 from engine.stores.s3_requests import ObjectRequests
 from engine.stores.s3_upload import SINGLE_REQUEST_BYTES, S3Writer
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
     from engine.stores.s3_errors import Failure
-    from engine.stores.s3_requests import Answer
+    from engine.stores.s3_wire import Answer
 
 _LONGEST_KEY = 1024
 
@@ -223,15 +224,14 @@ class S3Store:
 
     def _list_below(self, start: str, *, deep: bool) -> Iterator[File]:
         base = f"{self.options.path}/" if self.options.path else ""
-        asked: dict[str, Any] = {"Bucket": self.options.bucket, "Prefix": base + start, **({} if deep else {"Delimiter": "/"})}
         seen = False
         try:
-            for page in self.client.get_paginator("list_objects_v2").paginate(**asked):
-                seen = seen or bool(page.get("Contents") or page.get("CommonPrefixes"))
-                for entry in page.get("Contents", ()):
-                    path = entry["Key"][len(base) :]
+            for page in pages(self, base + start, "" if deep else "/"):
+                seen = seen or bool(page.objects) or page.has_folders
+                for found in page.objects:
+                    path = found.path[len(base) :]
                     if path and not path.endswith("/"):
-                        yield File(path, entry["Size"], entry["LastModified"], entry["ETag"].strip('"'))
+                        yield File(path, found.size, found.modified, found.version)
         except FAILURES as error:
             raise self.translated(error, f"list s3://{self.options.bucket}/{base}") from None
         if not seen:

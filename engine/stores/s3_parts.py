@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from engine.options import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MOST_PARTS = 10_000
 _LARGEST_PART_IN_BUDGET = 64 * MIB
@@ -21,3 +26,70 @@ def part_size(number: int, chunk: int) -> int:
     if number <= 1000:  # noqa: PLR2004 - as the docstring says
         return chunk
     return max(2 * chunk, _LARGEST_PART_IN_BUDGET // 2) if number <= 2000 else max(4 * chunk, _LARGEST_PART_IN_BUDGET)  # noqa: PLR2004
+
+
+class Cutter:
+    """Cuts a stream into parts, in memory that is used again: new memory costs the kernel as much as hashing what comes into it.
+
+    Args:
+        chunk: Bytes that parts begin with (`part_size`).
+        declared: Of the whole stream, where that is known: a small one takes no more memory than it needs.
+
+    Attributes:
+        waiting: Parts that are complete and were not taken yet.
+
+    Example:
+        >>> cutter = Cutter(4, None)
+        >>> list(cutter.cut(memoryview(b"abcdef")))
+        [2]
+        >>> cutter.end()
+        >>> [bytes(part) for part in cutter.waiting]
+        [b'abcd', b'ef']
+    """
+
+    def __init__(self, chunk: int, declared: int | None) -> None:
+        self.waiting: list[memoryview] = []
+        self._chunk = chunk
+        self._declared = declared
+        self._ended = 0
+        self._filling = memoryview(b"")
+        self._filled = 0
+        self._idle: list[bytearray] = []
+
+    def cut(self, data: memoryview) -> Iterator[int]:
+        """Take these bytes in; gives, after each part that they complete, how many are left."""
+        at = 0
+        while at < len(data):
+            if not self._filling:
+                self._filling = self._room()
+            taken = min(len(self._filling) - self._filled, len(data) - at)
+            self._filling[self._filled : self._filled + taken] = data[at : at + taken]
+            self._filled += taken
+            at += taken
+            if self._filled == len(self._filling):
+                self.end()
+                yield len(data) - at
+
+    def end(self) -> None:
+        """The part under way is complete as it is."""
+        if self._filled:
+            self.waiting.append(self._filling[: self._filled])
+            self._ended += 1
+        self._filling, self._filled = memoryview(b""), 0
+
+    def give_back(self, part: memoryview) -> None:
+        """A part that was sent. From any thread."""
+        if isinstance(part.obj, bytearray):
+            self._idle.append(part.obj)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.waiting, self._idle = [], []
+        self._filling, self._filled = memoryview(b""), 0
+
+    def _room(self) -> memoryview:
+        size = part_size(self._ended + 1, self._chunk)
+        if self._declared and not self._ended:
+            size = min(size, self._declared)
+        room = self._idle.pop() if self._idle else bytearray(size)
+        return memoryview(room if len(room) == size else bytearray(size))

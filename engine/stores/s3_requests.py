@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import hmac
 import os
-import socket
 import ssl
 import threading
 import urllib.request
@@ -23,6 +22,7 @@ from urllib.parse import quote, urlsplit
 from botocore.httpsession import get_cert_path
 
 from engine.stores.s3_errors import FAILURES
+from engine.stores.s3_wire import Answer, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,24 +30,11 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
-CONNECT_SECONDS = 10.0
+UNSIGNED = "UNSIGNED-PAYLOAD"
 ANSWER_SECONDS = 60.0
 _EXPECTED = {"GET": (200, 206), "HEAD": (200, 404), "PUT": (200,), "DELETE": (204,)}
-_WITHOUT_BODY = frozenset({204, 304})
-_LONGEST_LINE = 65_536
-_LARGEST_ANSWER = 64 << 20
+_PLAIN = "-_.~"
 _BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
-
-
-class Answer:
-    """What the server answered: the status, headers in lower case, and the body."""
-
-    __slots__ = ("body", "headers", "status")
-
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
 
 
 class ObjectRequests:
@@ -63,7 +50,7 @@ class ObjectRequests:
         self._credentials = client._request_signer._credentials  # type: ignore[attr-defined]  # noqa: SLF001 - what the client itself signs with, renewed where need be
         self._host, self._folder, self._tls, self._usable = "", "", None, False
         self._address = ("", 0)
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
         weakref.finalize(self, _close_all, self._idle)  # as boto3 does, for whoever forgets `close`
         self._lock = threading.Lock()
         self._key: tuple[str, str, bytes] = ("", "", b"")
@@ -78,25 +65,49 @@ class ObjectRequests:
             self._usable = not _has_proxy(base.scheme, self._host)
 
     def ask(
-        self, method: str, key: str, headers: Mapping[str, str], *, body: bytes | bytearray = b"", sha256: str = EMPTY_SHA256, patience: float = ANSWER_SECONDS
+        self,
+        method: str,
+        key: str,
+        headers: Mapping[str, str],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | bytearray | memoryview = b"",
+        sha256: str | None = None,
+        patience: float = ANSWER_SECONDS,
+        into: memoryview | None = None,
     ) -> Answer | None:
-        """Send one request; `sha256` is the body's, which the server checks, `patience` how many seconds it may take to answer."""
+        """Send one request.
+
+        Args:
+            method: Of HTTP.
+            key: The object's; empty: the bucket is meant.
+            headers: Besides those that sign.
+            query: What follows the `?`.
+            body: What is sent.
+            sha256: The body's, which the server checks. None: it is taken here; over TLS, which protects the body, none is (as boto3 does).
+            patience: Seconds for which the server may be silent.
+            into: Takes the answer's body, if that is exactly as long.
+        """
         if not self._usable:
             return None
-        path = self._folder + quote(key, safe="/-_.~")
+        path = self._folder + quote(key, safe="/-_.~") if key else self._folder.rstrip("/") or "/"
+        asked = "&".join(f"{quote(name, safe=_PLAIN)}={quote(value, safe=_PLAIN)}" for name, value in sorted(query.items())) if query else ""
+        if sha256 is None:
+            sha256 = EMPTY_SHA256 if not len(body) else UNSIGNED if self._tls is not None else hashlib.sha256(body).hexdigest()
         try:
-            signed = self._signed(method, path, {**headers, "host": self._host, "x-amz-content-sha256": sha256})
+            signed = self._signed(method, path, asked, {**headers, "host": self._host, "x-amz-content-sha256": sha256})
         except FAILURES:  # keys that could not be renewed
             return None
         if method == "PUT":
             signed["content-length"] = str(len(body))
+        whole = f"{path}?{asked}" if asked else path
         for _ in range(2):  # a connection that has been idle may have been closed behind our back
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             is_fresh = connection is None
             try:
-                connection = connection or _Connection(*self._address, self._tls)
-                answer = connection.exchange(method, path, signed, body, patience)
+                connection = connection or Connection(*self._address, self._tls)
+                answer = connection.exchange(method, whole, signed, body, patience, into)
             except (OSError, ValueError) as failure:
                 if connection is not None:
                     connection.close()
@@ -112,14 +123,14 @@ class ObjectRequests:
         with self._lock:
             _close_all(self._idle)
 
-    def _give_back(self, connection: _Connection) -> None:
+    def _give_back(self, connection: Connection) -> None:
         if not connection.is_reusable:
             connection.close()
             return
         with self._lock:
             self._idle.append(connection)
 
-    def _signed(self, method: str, path: str, headers: dict[str, str]) -> dict[str, str]:
+    def _signed(self, method: str, path: str, query: str, headers: dict[str, str]) -> dict[str, str]:
         """The headers with date and signature."""
         credentials = self._credentials.get_frozen_credentials()
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -129,7 +140,7 @@ class ObjectRequests:
         names = sorted(headers)
         listed = ";".join(names)
         lines = "".join(f"{name}:{headers[name]}\n" for name in names)
-        canonical = f"{method}\n{path}\n\n{lines}\n{listed}\n{headers['x-amz-content-sha256']}"
+        canonical = f"{method}\n{path}\n{query}\n{lines}\n{listed}\n{headers['x-amz-content-sha256']}"
         scope = f"{now[:8]}/{self._region}/s3/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         signature = hmac.digest(self._signing_key(credentials.secret_key, now[:8]), text.encode(), "sha256").hex()
@@ -147,53 +158,7 @@ class ObjectRequests:
         return key
 
 
-class _Connection:
-    """HTTP/1.1 as S3 servers speak it (RFC 9112): no chunks, no continuation. http.client reads headers as e-mail, which takes as long as all the rest."""
-
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-        plain = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
-        self._answers = self._socket.makefile("rb")
-        self.is_reusable = True
-
-    def exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes | bytearray, patience: float) -> Answer:
-        """One request and its answer.
-
-        Raises:
-            OSError: The connection broke.
-            ValueError: An answer of another form, or a header that cannot be sent.
-        """
-        self.is_reusable = False
-        self._socket.settimeout(patience)
-        head = "".join([f"{method} {path} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"])
-        if head.count("\n") != len(headers) + 2:
-            raise ValueError("a header of several lines")
-        self._socket.sendall(b"".join((head.encode("ascii"), body)))  # in one piece: two would wait for each other
-        status, found = self._head()
-        length = 0 if method == "HEAD" or status in _WITHOUT_BODY else int(found.get("content-length", -1))
-        data = self._answers.read(length) if 0 < length <= _LARGEST_ANSWER else b""
-        if len(data) != length:
-            raise ValueError("an answer of another form")
-        self.is_reusable = found.get("connection", "").lower() != "close"
-        return Answer(status, found, data)
-
-    def close(self) -> None:
-        self._answers.close()
-        self._socket.close()
-
-    def _head(self) -> tuple[int, dict[str, str]]:
-        version, status, *_ = self._answers.readline(_LONGEST_LINE).split(None, 2)
-        headers: dict[str, str] = {}
-        while line := self._answers.readline(_LONGEST_LINE).strip():
-            name, _, value = line.partition(b":")
-            headers[name.decode("ascii").lower()] = value.strip().decode("latin-1")
-        if version != b"HTTP/1.1" or "transfer-encoding" in headers:
-            raise ValueError("an answer of another form")
-        return int(status), headers
-
-
-def _close_all(connections: list[_Connection]) -> None:
+def _close_all(connections: list[Connection]) -> None:
     while connections:
         connections.pop().close()
 

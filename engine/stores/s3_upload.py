@@ -21,7 +21,7 @@ from engine.results import Receipt, reaches
 from engine.stores import s3_copy
 from engine.stores.s3_copy import ServerCopy
 from engine.stores.s3_errors import FAILURES, code, status
-from engine.stores.s3_parts import MOST_PARTS, part_size
+from engine.stores.s3_parts import MOST_PARTS, Cutter
 from engine.stores.s3_published import Published
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
     from engine.stores.s3 import S3Store
+    from engine.stores.s3_wire import Answer
 
 SINGLE_REQUEST_BYTES = 25 * MIB
 BUDGET_BYTES = 32 * MIB
@@ -65,9 +66,7 @@ class S3Writer:
         self._on_begin = on_begin
         self._published = Published(store, path)
         self._digest = hashlib.sha256()
-        self._chunk = store.options.chunk_size_mb * MIB
-        self._filling = bytearray()
-        self._waiting: list[bytearray] = []  # full parts, before it is known whether the object is small
+        self._cutter = Cutter(store.options.chunk_size_mb * MIB, declared)
         self._upload_id: str | None = None
         self._uploaders: ThreadPoolExecutor | None = None
         self._parts: list[Future[dict[str, Any]]] = []
@@ -96,17 +95,9 @@ class S3Writer:
         view = memoryview(data).cast("B")
         self._digest.update(view)
         self.size += len(view)
-        at = 0
         with self._breaking():
-            while at < len(view):
-                room = part_size(len(self._parts) + len(self._waiting) + 1, self._chunk) - len(self._filling)
-                taken = min(room, len(view) - at)
-                self._filling += view[at : at + taken]
-                at += taken
-                if taken == room:
-                    self._waiting.append(self._filling)
-                    self._filling = bytearray()
-                    self._send_waiting()
+            for _ in self._cutter.cut(view):
+                self._send_waiting()
         return len(view)
 
     def copy_from(self, source: FileSource, file: FileInfo, passing: Callable[[int], None]) -> bool:
@@ -148,9 +139,7 @@ class S3Writer:
             if self._upload_id is None and self._store.hold(self.size):
                 self._held = self.size
                 return
-            if self._filling:
-                self._waiting.append(self._filling)
-                self._filling = bytearray()
+            self._cutter.end()
             self._send_waiting(last=True)
             while self._in_flight:
                 wait(self._in_flight, return_when=FIRST_COMPLETED)
@@ -164,7 +153,7 @@ class S3Writer:
         finally:
             self._store.release(self._held)
             self._held = 0
-            self._filling, self._waiting = bytearray(), []
+            self._cutter.clear()
             self._abort()
 
     def _deliver(self) -> None:
@@ -226,10 +215,10 @@ class S3Writer:
             if self._on_begin is not None:
                 self._on_begin(self._upload_id)
             self._uploaders = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="ferry-upload")
-        while self._waiting:
-            self._send(self._waiting.pop(0))
+        while self._cutter.waiting:
+            self._send(self._cutter.waiting.pop(0))
 
-    def _send(self, body: bytearray) -> None:
+    def _send(self, body: memoryview) -> None:
         if len(self._parts) == MOST_PARTS:
             raise TransferFailed(
                 f"{self._url} would need more than {MOST_PARTS:,} parts; cut the export with --max-file-mb (max_file_mb), or raise --chunk-size-mb"
@@ -249,15 +238,25 @@ class S3Writer:
             del self._in_flight[part]
             part.result()
 
-    def _upload(self, number: int, body: bytearray) -> dict[str, Any]:
+    def _upload(self, number: int, body: memoryview) -> dict[str, Any]:
         """One part; its checksum goes along, so that the server refuses what was damaged on the way."""
         checksum = self._checksum(body)
-        answer = self._request("upload a part of", "upload_part", UploadId=self._upload_id, PartNumber=number, Body=body, **checksum)
+        answer = self._upload_shortly(number, body, checksum)
+        if answer is None:
+            upload = {"UploadId": self._upload_id, "PartNumber": number}
+            answer = self._request("upload a part of", "upload_part", **upload, Body=bytes(body), **checksum)
         self._confirm(checksum.get("ChecksumCRC32"), answer.get("ChecksumCRC32"))
-        body.clear()  # the future of a sent part stays in the list, its bytes need not
+        self._cutter.give_back(body)
         return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
-    def _checksum(self, body: bytearray) -> dict[str, str]:
+    def _upload_shortly(self, number: int, body: memoryview, checksum: dict[str, str]) -> dict[str, str] | None:
+        """By one short request; None: ask boto3, since sending a part again does no harm."""
+        headers = {"x-amz-checksum-crc32": checksum["ChecksumCRC32"]} if checksum else {}
+        query = {"partNumber": str(number), "uploadId": str(self._upload_id)}
+        answer = self._store.requests.ask("PUT", self._object["Key"], headers, query=query, body=body)
+        return None if answer is None or "etag" not in answer.headers else _named(answer)
+
+    def _checksum(self, body: bytes | memoryview) -> dict[str, str]:
         return {"ChecksumCRC32": _encoded(zlib.crc32(body))} if self._store.options.request_checksums else {}
 
     def _confirm(self, sent: str | None, echoed: str | None) -> None:
@@ -284,26 +283,22 @@ class S3Writer:
             raise OutcomeUnknown(f"{failure}; it is not known whether the object stands there now: look before trying again") from None
 
     def _put(self) -> dict[str, Any]:
-        body = bytearray()
-        for piece in (*self._waiting, self._filling):
-            body += piece
-            piece.clear()
+        self._cutter.end()
+        pieces = self._cutter.waiting
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         checksum = self._checksum(body)
         self._checksum_sent = checksum.get("ChecksumCRC32")
         if answer := self._put_shortly(body):
             return answer
-        return self._call("put_object", Body=body, Metadata=self._published.metadata, **checksum, **self._condition)
+        return self._call("put_object", Body=bytes(body), Metadata=self._published.metadata, **checksum, **self._condition)
 
-    def _put_shortly(self, body: bytearray) -> dict[str, Any] | None:
+    def _put_shortly(self, body: bytes | memoryview) -> dict[str, Any] | None:
         """By one short request, whose body the server checks by its SHA-256 as well; None: ask boto3, since putting the same again does no harm."""
         headers = {**{f"x-amz-meta-{name}": value for name, value in self._published.metadata.items()}, **({"if-none-match": "*"} if self._condition else {})}
         if self._checksum_sent:
             headers["x-amz-checksum-crc32"] = self._checksum_sent
         answer = self._store.requests.ask("PUT", self._object["Key"], headers, body=body, sha256=self._digest.hexdigest())
-        if answer is None:
-            return None
-        named = {"ETag": "etag", "VersionId": "x-amz-version-id", "ChecksumCRC32": "x-amz-checksum-crc32"}
-        return {name: answer.headers[header] for name, header in named.items() if header in answer.headers}
+        return None if answer is None else _named(answer)
 
     def _complete(self) -> dict[str, Any]:
         parts = [part.result() for part in self._parts]
@@ -389,6 +384,12 @@ class S3Writer:
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self._store.client, operation)(**self._object, **arguments)
         return answer
+
+
+def _named(answer: Answer) -> dict[str, str]:
+    """By boto3's names."""
+    names = {"ETag": "etag", "VersionId": "x-amz-version-id", "ChecksumCRC32": "x-amz-checksum-crc32"}
+    return {name: answer.headers[header] for name, header in names.items() if header in answer.headers}
 
 
 def _encoded(crc: int) -> str:

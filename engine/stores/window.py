@@ -20,14 +20,16 @@ class Window(io.RawIOBase):
         read: Gives up to so many bytes of what is behind, none at its end; raises the engine's errors only.
         length: Bytes that must come.
         name: What is read, for messages.
+        fill: Puts what is behind into a buffer, where that costs less than making bytes of it first.
 
     Raises:
         IntegrityError: On reading, when the bytes end before `length`: a short file is never taken for a whole one.
     """
 
-    def __init__(self, read: Callable[[int], bytes], length: int, name: str) -> None:
+    def __init__(self, read: Callable[[int], bytes], length: int, name: str, fill: Callable[[memoryview], int] | None = None) -> None:
         super().__init__()
         self._read = read
+        self._fill = fill
         self._left = length
         self._name = name
 
@@ -43,9 +45,7 @@ class Window(io.RawIOBase):
         if not wanted:
             return b""
         data = self._read(wanted)
-        if not data:
-            raise IntegrityError(f"{self._name} ended {self._left:,} bytes early", transient=True)
-        self._left -= len(data)
+        self._came(len(data))
         return data
 
     def readall(self) -> bytes:
@@ -55,6 +55,15 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Buffer, /) -> int:
         """Fill `buffer` as far as one read goes."""
         view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        if self._fill is None or not self._left:
+            data = self.read(len(view))
+            view[: len(data)] = data
+            return len(data)
+        count = self._fill(view[: self._left])
+        self._came(count)
+        return count
+
+    def _came(self, count: int) -> None:
+        if not count:
+            raise IntegrityError(f"{self._name} ended {self._left:,} bytes early", transient=True)
+        self._left -= count
