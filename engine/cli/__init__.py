@@ -94,6 +94,7 @@ def main() -> None:
         _report(f"{describe(error)} (--debug)", with_frames=debug)
         sys.exit(1)
     heard.tell()
+    gc.freeze()  # a process that ends would search through all that its libraries made once more
     sys.exit(code if isinstance(code, int) else 0)
 
 

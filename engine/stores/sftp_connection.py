@@ -23,6 +23,7 @@ from paramiko.ssh_exception import IncompatiblePeer
 from engine.errors import ConfigurationError, ConnectionFailed
 from engine.stores import sftp_hostkeys
 from engine.stores.sftp_errors import FAILURES, STALL_SECONDS, StatusError
+from engine.stores.sftp_packets import Packetizer
 from engine.stores.sftp_session import Session
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _connected(options: SftpOptions) -> paramiko.Transport:
         reason = "it did not answer" if isinstance(error, TimeoutError) else (errno.errorcode.get(error.errno or 0) or "no connection")
         raise ConnectionFailed(f"the SSH server {where} was not reached ({reason})", transient=True) from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return paramiko.Transport(_Wire(plain))  # type: ignore[arg-type]  # what it uses of a socket
+    return paramiko.Transport(_Wire(plain), packetizer_class=Packetizer)  # type: ignore[arg-type]  # what it uses of a socket
 
 
 def _reached(options: SftpOptions) -> socket.socket:

@@ -42,6 +42,7 @@ from paramiko.sftp import (
     int64,
 )
 
+from engine.stores import sftp_packets
 from engine.stores.sftp_errors import FLUSH_SECONDS, NO_SUCH_FILE, StatusError
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ class Session(paramiko.SFTPClient):
         rest = memoryview(out)
         self._torn = True
         while rest:
-            sent = self.sock.send(rest)  # type: ignore[arg-type]  # any buffer
+            sent = sftp_packets.send(self.sock, rest)
             if not sent:
                 raise paramiko.SSHException("the channel is closed")
             rest = rest[sent:]
