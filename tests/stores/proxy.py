@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
 
@@ -50,11 +51,13 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy(upstream: str) -> Iterator[Proxy]:
-    """Run a proxy to `upstream` on a free port of the loopback."""
+def proxy(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """Run a proxy to `upstream` on a free port of the loopback; its clients speak TLS if it has a context for that."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
-    state = Proxy(f"http://127.0.0.1:{server.server_port}")
+    state = Proxy(f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.state, server.upstream = state, urlsplit(upstream).netloc  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

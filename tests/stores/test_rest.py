@@ -35,6 +35,7 @@ from engine.stores.rest import RestDestination, RestOptions
 from engine.stores.rest_body import FileBody, Frame
 from engine.stores.rest_connection import ANSWER_TIMEOUTS
 from engine.stores.spool import Spooled, spool_folder
+from tests.certificates import certificate, server_context
 from tests.stores.rest_server import Endpoint, endpoint
 
 if TYPE_CHECKING:
@@ -484,35 +485,6 @@ def test_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
         of()
 
 
-def certificate(folder: Path) -> tuple[str, str]:
-    """A self-signed certificate of 127.0.0.1 and its key."""
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(private)
-    return str(folder / "cert.pem"), str(folder / "key.pem")
-
-
 def test_certificates_are_checked(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -536,8 +508,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tls_server(tmp_path: Path) -> Iterator[Endpoint]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate(tmp_path))
+    context = server_context(tmp_path)
     with endpoint(lambda plain: context.wrap_socket(plain, server_side=True)) as state:
         yield state
 

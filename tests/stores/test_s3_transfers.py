@@ -16,12 +16,15 @@ from engine.options import MIB
 from engine.routes.transfer import transfer
 from engine.routes.transfer_plan import Orders
 from engine.stores import s3, s3_connection, s3_copy, s3_read, s3_requests
+from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.s3 import S3Options, S3Store
 from engine.stores.s3_requests import ObjectRequests
+from tests.certificates import server_context
 from tests.stores import proxy as faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from engine import embedded
 
@@ -53,6 +56,41 @@ def get(store: S3Store, path: str) -> bytes:
     assert file is not None
     with store.open_read(file) as body:
         return b"".join(iter(lambda: body.read(1 << 20), b""))
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_files_go_to_and_from_a_server_that_speaks_tls(
+    s3_options: dict[str, Any], s3_server: embedded.S3, tmp_path: Path, checksums: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the short way, which is what makes many files fast; TLS has a way of its own to wait and to send there."""
+    context = server_context(tmp_path)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "cert.pem"))
+    refused: list[tuple[Any, ...]] = []
+    ask = ObjectRequests.ask
+
+    def watched(self: ObjectRequests, *asked: Any, **more: Any) -> Any:
+        answer = ask(self, *asked, **more)
+        refused.extend([asked] if answer is None else [])
+        return answer
+
+    monkeypatch.setattr(ObjectRequests, "ask", watched)
+    files = {"small": os.urandom(20_000), "large": os.urandom(26 * MIB + 7), "empty": b""}
+    with faults.proxy(s3_server.endpoint_url, context) as proxy:
+        far = {"endpoint_url": proxy.endpoint_url, "request_checksums": checksums}
+        for name, data in files.items():
+            (tmp_path / "in").mkdir(exist_ok=True)
+            (tmp_path / "in" / name).write_bytes(data)
+        up = transfer(LocalStore(FolderOptions(path=str(tmp_path / "in"))), of(s3_options, path="there", **far), Orders())
+        down = transfer(of(s3_options, path="there", **far), LocalStore(FolderOptions(path=str(tmp_path / "out"))), Orders())
+    assert {file.state for file in (*up.files, *down.files)} == {"written"}
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in files} == files
+    assert refused == []
+
+
+def test_a_server_whose_certificate_is_not_trusted_is_not_spoken_to(s3_options: dict[str, Any], s3_server: embedded.S3, tmp_path: Path) -> None:
+    with faults.proxy(s3_server.endpoint_url, server_context(tmp_path)) as proxy, pytest.raises(ConnectionFailed, match="SSLError"):
+        put(of(s3_options, endpoint_url=proxy.endpoint_url), "file", b"x")
+    assert proxy.seen == []
 
 
 @pytest.mark.parametrize("short_way", [True, False])
