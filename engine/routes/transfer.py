@@ -15,14 +15,12 @@ import random
 import secrets
 import threading
 import time
-from collections import deque
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from engine import workers
 from engine.errors import ConfigurationError, FerryError, FileChanged, LeaseLost, OutcomeUnknown, PartlyFailed, TransferFailed, describe
-from engine.options import MIB
 from engine.protocols import SendsBody
 from engine.results import DELIVERED, Progress, RunResult, note_partly, printable
 from engine.routes.delivery import NullJournal
@@ -30,6 +28,7 @@ from engine.routes.transfer_body import PIECE_BYTES, Rate, Watched, pieces
 from engine.routes.transfer_checks import Aliases, itself, may_be_itself, refuse_folded
 from engine.routes.transfer_plan import Orders, Step, Store, plan
 from engine.routes.transfer_preview import preview
+from engine.routes.transfer_queue import Queue
 from engine.routes.unmatched import Unmatched
 
 if TYPE_CHECKING:
@@ -44,9 +43,6 @@ GIVE_UP_SECONDS = 10.0
 """How long a stopped transfer waits for files whose server does not answer; what they leave is in the ledger of a connector, and said to who runs a command."""
 PAUSE_SECONDS = 0.5
 """Before the second attempt at a file; doubled for each further one, with jitter."""
-LARGE_BYTES = 32 * MIB
-BUDGET_BYTES = 3 * LARGE_BYTES
-"""A file counts with its size, a large one with `LARGE_BYTES`, which is what stores buffer for it at most: so that memory is bounded."""
 
 
 def transfer(
@@ -120,10 +116,6 @@ class _Moves:
         self._salt = secrets.token_hex(8) if orders.redeliver else ""
         self._stopped = threading.Event()
         self._results: list[FileResult] = []
-        self._waiting: deque[tuple[int, Step]] = deque()  # files by their place among the results
-        self._under_way: dict[int, Step] = {}
-        self._weight = 0  # of those
-        self._room = threading.Condition()
         self._counting = threading.Lock()
         self._bytes = 0
         self._rate = Rate(orders.bytes_per_second)
@@ -131,68 +123,41 @@ class _Moves:
     def run(self, steps: list[Step], on_progress: Callable[[Progress], None] | None) -> list[FileResult]:
         """All of them; a result for each."""
         self._results = [step.result for step in steps]
-        self._waiting = deque(sorted(((number, step) for number, step in enumerate(steps) if step.todo != "none"), key=lambda one: self._turn(one[1])))
-        total_bytes, total_files = sum(step.file.size for step in steps if step.todo == "send"), len(self._waiting)
+        todo = [(number, step) for number, step in enumerate(steps) if step.todo != "none"]
+        queue = Queue(todo, is_move=self._orders.delete_source, still_wanted=self._still_wanted)
+        total_bytes = sum(step.file.size for step in steps if step.todo == "send")
         pool = ThreadPoolExecutor(self._orders.files_in_flight, thread_name_prefix="ferry-file")
         with contextlib.ExitStack() as stack:
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            working = [pool.submit(self._take_files) for _ in range(min(self._orders.files_in_flight, total_files))]
+            working: list[Future[None]] = []
             try:
-                busy = True
+                for _ in range(min(self._orders.files_in_flight, queue.total)):
+                    working.append(pool.submit(self._take_files, queue))  # noqa: PERF401 - those that have begun must be known when a stop comes in between
+                busy = bool(working)
                 while busy:
-                    ended, busy_ones = concurrent.futures.wait(working, timeout=workers.POLL_SECONDS, return_when=FIRST_EXCEPTION)
-                    busy = bool(busy_ones)
+                    ended, rest = concurrent.futures.wait(working, timeout=workers.POLL_SECONDS, return_when=FIRST_EXCEPTION)
+                    busy = bool(rest)
                     workers.still_wanted()
                     for one in ended:
                         one.result()
                     if on_progress is not None:
-                        done = total_files - len(self._waiting) - len(self._under_way)
-                        on_progress(Progress(0, self._bytes, done, total_bytes=total_bytes, total_files=total_files))
+                        on_progress(Progress(0, self._bytes, queue.counts()[0], total_bytes=total_bytes, total_files=queue.total))
             except BaseException as stop:
                 self._stopped.set()
                 concurrent.futures.wait(working, timeout=GIVE_UP_SECONDS)
-                note_partly(stop, sum(result.state in DELIVERED for result in self._results), not_ended=len(self._under_way))
+                note_partly(stop, sum(result.state in DELIVERED for result in self._results), not_ended=queue.counts()[1])
                 raise
         return self._results
 
-    def _turn(self, step: Step) -> int:
-        """A move sends links before the files that they may lead to, which are gone afterwards; names that may be one come last, one by one."""
-        if step.is_alike:
-            return 2
-        return 0 if step.file.is_link and self._orders.delete_source else 1
-
     # What follows runs in the threads of the pool, one file in each.
 
-    def _take_files(self) -> None:
-        """One file after another, until none waits: a thread asks nobody for the next one, since that would cost as much as moving a small file."""
-        while (taken := self._next()) is not None:
+    def _take_files(self, queue: Queue) -> None:
+        while (taken := queue.take()) is not None:
             number, step = taken
             try:
                 self._results[number] = self._work(step)
             finally:
-                with self._room:
-                    del self._under_way[number]
-                    self._weight -= _weight(step)
-                    self._room.notify_all()
-
-    def _next(self) -> tuple[int, Step] | None:
-        with self._room:
-            while self._waiting and not self._has_room(self._waiting[0][1]):
-                self._room.wait(workers.POLL_SECONDS)
-                self._still_wanted()
-            self._still_wanted()
-            if not self._waiting:
-                return None
-            number, step = self._waiting.popleft()
-            self._under_way[number] = step
-            self._weight += _weight(step)
-            return number, step
-
-    def _has_room(self, step: Step) -> bool:
-        first = next(iter(self._under_way.values()), None)
-        if first is None or step.is_alike or self._turn(first) < self._turn(step):
-            return first is None
-        return self._weight + _weight(step) <= BUDGET_BYTES
+                queue.end(number)
 
     def _work(self, step: Step) -> FileResult:
         try:
@@ -402,7 +367,3 @@ class _Moves:
             self.may_help = self.may_help or error.transient
             return replace(result, error=f"delivered, but its source is kept: {error}")
         return replace(result, source_deleted=True)
-
-
-def _weight(step: Step) -> int:
-    return min(step.file.size, LARGE_BYTES)

@@ -1,4 +1,4 @@
-"""S3 and what speaks like it (MinIO, SeaweedFS …), through boto3."""
+"""S3 and what speaks like it (MinIO, SeaweedFS …): by requests of our own where these are many, through boto3's client for all else."""
 
 from __future__ import annotations
 

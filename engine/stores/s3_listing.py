@@ -80,8 +80,11 @@ def _parsed(root: ET.Element) -> Page:
         found = {child.tag: child.text or "" for child in entry}
         name = unquote_plus(found[key]) if is_encoded else found[key]
         objects.append(File(name, int(found[size]), _moment(found[modified]), found.get(etag, "").strip('"')))
-    following = root.findtext(f"{space}NextContinuationToken", "") if root.findtext(f"{space}IsTruncated") == "true" else None
-    return Page(objects, root.find(f"{space}CommonPrefixes") is not None, following)
+    folders = len(root.findall(f"{space}CommonPrefixes"))
+    more, count = root.findtext(f"{space}IsTruncated"), root.findtext(f"{space}KeyCount")
+    if more not in {"true", "false"} or (count is not None and int(count) != len(objects) + folders):
+        raise ValueError
+    return Page(objects, folders > 0, root.findtext(f"{space}NextContinuationToken", "") if more == "true" else None)
 
 
 def _moment(text: str) -> datetime:

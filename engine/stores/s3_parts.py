@@ -31,51 +31,66 @@ def part_size(number: int, chunk: int) -> int:
 class Cutter:
     """Cuts a stream into parts, in memory that is used again: new memory costs the kernel as much as hashing what comes into it.
 
+    The first part takes no more than its bytes: most streams end within it.
+
     Args:
         chunk: Bytes that parts begin with (`part_size`).
-        declared: Of the whole stream, where that is known: a small one takes no more memory than it needs.
 
     Attributes:
         waiting: Parts that are complete and were not taken yet.
 
     Example:
-        >>> cutter = Cutter(4, None)
-        >>> list(cutter.cut(memoryview(b"abcdef")))
-        [2]
+        >>> cutter = Cutter(4)
+        >>> for _ in cutter.cut(memoryview(b"abcdef")):
+        ...     print("a part is complete")
+        a part is complete
         >>> cutter.end()
         >>> [bytes(part) for part in cutter.waiting]
         [b'abcd', b'ef']
     """
 
-    def __init__(self, chunk: int, declared: int | None) -> None:
+    def __init__(self, chunk: int) -> None:
         self.waiting: list[memoryview] = []
         self._chunk = chunk
-        self._declared = declared
         self._ended = 0
-        self._filling = memoryview(b"")
+        self._first = bytearray()
+        self._filling = memoryview(b"")  # any later part
         self._filled = 0
         self._idle: list[bytearray] = []
 
-    def cut(self, data: memoryview) -> Iterator[int]:
-        """Take these bytes in; gives, after each part that they complete, how many are left."""
+    def cut(self, data: memoryview) -> Iterator[None]:
+        """Take these bytes in; stops after each part that they complete."""
         at = 0
         while at < len(data):
-            if not self._filling:
-                self._filling = self._room()
-            taken = min(len(self._filling) - self._filled, len(data) - at)
-            self._filling[self._filled : self._filled + taken] = data[at : at + taken]
+            size = part_size(self._ended + 1, self._chunk)
+            taken = min(size - self._filled, len(data) - at)
+            if not self._ended:
+                self._first += data[at : at + taken]
+            else:
+                self._filling = self._filling or self._room(size)
+                self._filling[self._filled : self._filled + taken] = data[at : at + taken]
             self._filled += taken
             at += taken
-            if self._filled == len(self._filling):
+            if self._filled == size:
                 self.end()
-                yield len(data) - at
+                yield
 
     def end(self) -> None:
         """The part under way is complete as it is."""
         if self._filled:
-            self.waiting.append(self._filling[: self._filled])
+            self.waiting.append((self._filling if self._ended else memoryview(self._first))[: self._filled])
             self._ended += 1
-        self._filling, self._filled = memoryview(b""), 0
+        self._first, self._filling, self._filled = bytearray(), memoryview(b""), 0
+
+    def joined(self) -> memoryview:
+        """All that waits, as one; each piece is forgotten once it is copied."""
+        self.end()
+        if len(self.waiting) == 1:
+            return self.waiting.pop()
+        whole = bytearray()
+        while self.waiting:
+            whole += self.waiting.pop(0)
+        return memoryview(whole)
 
     def give_back(self, part: memoryview) -> None:
         """A part that was sent. From any thread."""
@@ -85,11 +100,15 @@ class Cutter:
     def clear(self) -> None:
         """Forget everything."""
         self.waiting, self._idle = [], []
-        self._filling, self._filled = memoryview(b""), 0
+        self._first, self._filling, self._filled = bytearray(), memoryview(b""), 0
 
-    def _room(self) -> memoryview:
-        size = part_size(self._ended + 1, self._chunk)
-        if self._declared and not self._ended:
-            size = min(size, self._declared)
-        room = self._idle.pop() if self._idle else bytearray(size)
-        return memoryview(room if len(room) == size else bytearray(size))
+    def _room(self, size: int) -> memoryview:
+        if self._idle and len(room := self._idle.pop()) == size:
+            return memoryview(room)
+        self._idle.clear()  # parts have become larger
+        return memoryview(bytearray(size))
+
+
+def as_boto_takes(part: memoryview) -> bytes | bytearray:
+    """Without a copy, if it is the whole of its memory."""
+    return part.obj if isinstance(part.obj, bytearray) and len(part.obj) == len(part) else bytes(part)

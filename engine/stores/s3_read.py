@@ -108,7 +108,8 @@ class ObjectReader:
         if length == self._file.size:
             del which["range"]
         answer = self._store.requests.ask("GET", self._store.key(self._file.path), which, into=into)
-        if answer is not None and answer.length == length:
+        is_range = answer is not None and answer.headers.get("content-range", "").startswith(f"bytes {start}-{start + length - 1}/")
+        if answer is not None and answer.length == length and is_range is ("range" in which):
             self._check_version(answer.headers.get("etag", ""))
             return answer.body
         for attempt in range(1, _ATTEMPTS + 1):

@@ -1,4 +1,4 @@
-"""Requests about one S3 object without boto3's cost: signed and sent by hand, with boto3 as the way out.
+"""Requests about S3 objects and their listing without boto3's cost: signed and sent by hand, with boto3 as the way out.
 
 boto3 takes about 1.3 ms of Python for a request, this 0.2 ms, and that decides how fast many small files go. Whatever is not answered as
 expected is simply asked again through boto3, which retries, corrects clocks and names the error: so that nothing here has to.
@@ -10,16 +10,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import io
 import os
 import ssl
 import threading
 import urllib.request
 import weakref
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.httpsession import get_cert_path
+from urllib3 import HTTPResponse
 
 from engine.stores.s3_errors import FAILURES
 from engine.stores.s3_wire import Answer, Connection
@@ -27,6 +31,7 @@ from engine.stores.s3_wire import Answer, Connection
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from botocore.awsrequest import AWSPreparedRequest
     from types_boto3_s3 import S3Client
 
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
@@ -57,12 +62,11 @@ class ObjectRequests:
         if self._credentials is None:
             return
         with contextlib.suppress(*FAILURES):  # a malformed name: boto3 says so when it is asked
-            # A presigned address tells how this client addresses the bucket, whatever its options and the kind of endpoint.
-            base = urlsplit(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "x"}))
+            base = urlsplit(_address_of(client, bucket))
             self._host, self._folder = base.netloc, base.path.removesuffix("x")
             self._address = (base.hostname or "", base.port or (443 if base.scheme == "https" else 80))
             self._tls = _context() if base.scheme == "https" else None
-            self._usable = not _has_proxy(base.scheme, self._host)
+            self._usable = bool(self._host) and not _has_proxy(base.scheme, self._host)
 
     def ask(
         self,
@@ -84,7 +88,7 @@ class ObjectRequests:
             headers: Besides those that sign.
             query: What follows the `?`.
             body: What is sent.
-            sha256: The body's, which the server checks. None: it is taken here; over TLS, which protects the body, none is (as boto3 does).
+            sha256: The body's, which the server checks. None: it is taken here, but not over TLS where a checksum among the headers tells the server enough.
             patience: Seconds for which the server may be silent.
             into: Takes the answer's body, if that is exactly as long.
         """
@@ -93,7 +97,8 @@ class ObjectRequests:
         path = self._folder + quote(key, safe="/-_.~") if key else self._folder.rstrip("/") or "/"
         asked = "&".join(f"{quote(name, safe=_PLAIN)}={quote(value, safe=_PLAIN)}" for name, value in sorted(query.items())) if query else ""
         if sha256 is None:
-            sha256 = EMPTY_SHA256 if not len(body) else UNSIGNED if self._tls is not None else hashlib.sha256(body).hexdigest()
+            is_told = self._tls is not None and "x-amz-checksum-crc32" in headers
+            sha256 = EMPTY_SHA256 if not len(body) else UNSIGNED if is_told else hashlib.sha256(body).hexdigest()
         try:
             signed = self._signed(method, path, asked, {**headers, "host": self._host, "x-amz-content-sha256": sha256})
         except FAILURES:  # keys that could not be renewed
@@ -114,8 +119,11 @@ class ObjectRequests:
                 if is_fresh or isinstance(failure, TimeoutError):
                     return None
                 continue
+            if answer.status not in _EXPECTED[method]:  # it may be an answer to nothing that was asked: a server that says 408 of an idle connection
+                connection.close()
+                return None
             self._give_back(connection)
-            return answer if answer.status in _EXPECTED[method] else None
+            return answer
         return None
 
     def close(self) -> None:
@@ -156,6 +164,26 @@ class ObjectRequests:
                 key = hmac.digest(key, part.encode(), "sha256")
             self._key = (secret, date, key)
         return key
+
+
+def _address_of(client: S3Client, bucket: str) -> str:
+    """Where this client would send a request about the object `x`, whatever its options and the kind of endpoint; nothing is sent.
+
+    A presigned address would not do: on AWS it names the global host, from where other regions are reached late or not at all.
+    """
+    found: list[str] = []
+
+    def instead(request: AWSPreparedRequest, **_: object) -> Any:
+        found.append(request.url)
+        return AWSResponse(request.url, 200, HTTPHeaders(), HTTPResponse(io.BytesIO(), preload_content=False))
+
+    event = "before-send.s3.HeadObject"
+    client.meta.events.register_first(event, instead)
+    try:
+        client.head_object(Bucket=bucket, Key="x")
+    finally:
+        client.meta.events.unregister(event, instead)
+    return found[0]
 
 
 def _close_all(connections: list[Connection]) -> None:

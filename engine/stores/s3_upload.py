@@ -21,7 +21,7 @@ from engine.results import Receipt, reaches
 from engine.stores import s3_copy
 from engine.stores.s3_copy import ServerCopy
 from engine.stores.s3_errors import FAILURES, code, status
-from engine.stores.s3_parts import MOST_PARTS, Cutter
+from engine.stores.s3_parts import MOST_PARTS, Cutter, as_boto_takes
 from engine.stores.s3_published import Published
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class S3Writer:
         self._on_begin = on_begin
         self._published = Published(store, path)
         self._digest = hashlib.sha256()
-        self._cutter = Cutter(store.options.chunk_size_mb * MIB, declared)
+        self._cutter = Cutter(store.options.chunk_size_mb * MIB)
+        self._is_shortly_served = True  # until a part is refused by the short way
         self._upload_id: str | None = None
         self._uploaders: ThreadPoolExecutor | None = None
         self._parts: list[Future[dict[str, Any]]] = []
@@ -145,6 +146,7 @@ class S3Writer:
                 wait(self._in_flight, return_when=FIRST_COMPLETED)
                 self._collect()
             self._stop_uploaders()
+            self._cutter.clear()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -244,19 +246,22 @@ class S3Writer:
         answer = self._upload_shortly(number, body, checksum)
         if answer is None:
             upload = {"UploadId": self._upload_id, "PartNumber": number}
-            answer = self._request("upload a part of", "upload_part", **upload, Body=bytes(body), **checksum)
+            answer = self._request("upload a part of", "upload_part", **upload, Body=as_boto_takes(body), **checksum)
         self._confirm(checksum.get("ChecksumCRC32"), answer.get("ChecksumCRC32"))
         self._cutter.give_back(body)
         return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
     def _upload_shortly(self, number: int, body: memoryview, checksum: dict[str, str]) -> dict[str, str] | None:
-        """By one short request; None: ask boto3, since sending a part again does no harm."""
+        """By one short request; None: ask boto3, since sending a part again does no harm; but not for each part."""
+        if not self._is_shortly_served:
+            return None
         headers = {"x-amz-checksum-crc32": checksum["ChecksumCRC32"]} if checksum else {}
         query = {"partNumber": str(number), "uploadId": str(self._upload_id)}
         answer = self._store.requests.ask("PUT", self._object["Key"], headers, query=query, body=body)
-        return None if answer is None or "etag" not in answer.headers else _named(answer)
+        self._is_shortly_served = answer is not None and "etag" in answer.headers
+        return _named(answer) if answer is not None and self._is_shortly_served else None
 
-    def _checksum(self, body: bytes | memoryview) -> dict[str, str]:
+    def _checksum(self, body: memoryview) -> dict[str, str]:
         return {"ChecksumCRC32": _encoded(zlib.crc32(body))} if self._store.options.request_checksums else {}
 
     def _confirm(self, sent: str | None, echoed: str | None) -> None:
@@ -283,16 +288,14 @@ class S3Writer:
             raise OutcomeUnknown(f"{failure}; it is not known whether the object stands there now: look before trying again") from None
 
     def _put(self) -> dict[str, Any]:
-        self._cutter.end()
-        pieces = self._cutter.waiting
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        body = self._cutter.joined()
         checksum = self._checksum(body)
         self._checksum_sent = checksum.get("ChecksumCRC32")
         if answer := self._put_shortly(body):
             return answer
-        return self._call("put_object", Body=bytes(body), Metadata=self._published.metadata, **checksum, **self._condition)
+        return self._call("put_object", Body=as_boto_takes(body), Metadata=self._published.metadata, **checksum, **self._condition)
 
-    def _put_shortly(self, body: bytes | memoryview) -> dict[str, Any] | None:
+    def _put_shortly(self, body: memoryview) -> dict[str, Any] | None:
         """By one short request, whose body the server checks by its SHA-256 as well; None: ask boto3, since putting the same again does no harm."""
         headers = {**{f"x-amz-meta-{name}": value for name, value in self._published.metadata.items()}, **({"if-none-match": "*"} if self._condition else {})}
         if self._checksum_sent:

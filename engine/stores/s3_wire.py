@@ -45,7 +45,7 @@ class Connection:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._is_plain = tls is None
         self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
-        self._patience = CONNECT_SECONDS
+        self._patience = -1.0  # not set yet
         self._came = b""  # and was not asked for yet
         self.is_reusable = True
 
@@ -55,12 +55,12 @@ class Connection:
         """One request and its answer, whose body goes into `into` if it is exactly as long.
 
         Raises:
-            OSError: The connection broke; TimeoutError: nothing came for `patience` seconds.
+            OSError: The connection broke; TimeoutError: nothing came for `patience` seconds, or for up to three times as long after something had come.
             ValueError: An answer of another form, or a header that cannot be sent.
         """
         self.is_reusable = False
         head = "".join([f"{method} {path} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"])
-        if head.count("\n") != len(headers) + 2:
+        if not head.count("\n") == head.count("\r") == len(headers) + 2:
             raise ValueError("a header of several lines")
         try:
             self._wait_at_most(patience)
@@ -81,8 +81,9 @@ class Connection:
             self._socket.settimeout(seconds)
             return
         self._socket.settimeout(None)
+        span = struct.pack("ll", *divmod(max(int(seconds * 1e6), 1), 1_000_000))  # a struct timeval, of which 0 means for ever
         for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", int(seconds), int(seconds % 1 * 1e6)))  # a struct timeval
+            self._socket.setsockopt(socket.SOL_SOCKET, direction, span)
 
     def _send(self, head: bytes, body: bytes | bytearray | memoryview) -> None:
         """In one piece: two would wait for each other."""
@@ -163,7 +164,8 @@ class Connection:
             if len(data) + size > _LARGEST_ANSWER:
                 raise ValueError("an answer of another form")
             data += self._bytes(size)
-            self._line()
+            if self._line():
+                raise ValueError("an answer of another form")
         while self._line():  # trailers
             pass
         return data

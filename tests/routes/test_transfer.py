@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import threading
 import time
 import unicodedata
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -20,8 +22,9 @@ from engine.results import Progress, Receipt, RunResult, partly
 from engine.routes import transfer as route
 from engine.routes import unmatched
 from engine.routes.delivery import NullJournal
-from engine.routes.transfer import BUDGET_BYTES, LARGE_BYTES, transfer
+from engine.routes.transfer import transfer
 from engine.routes.transfer_plan import Orders
+from engine.routes.transfer_queue import BUDGET_BYTES, LARGE_BYTES
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
 
@@ -489,6 +492,29 @@ def test_no_more_files_are_in_flight_than_asked(most: int) -> None:
     assert transfer(source, MemoryStore(), Orders(files_in_flight=most)).ingested == 20
     assert 1 <= source.most <= most
     assert source.now == 0
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_a_stop_while_the_threads_begin_stops_those_that_have_begun(stop: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = MemoryStore(), MemoryStore()
+    for number in range(300):
+        put(source, f"{number:03d}", b"x" * 100_000)
+    submit, begun = ThreadPoolExecutor.submit, []
+
+    def third_fails(self: ThreadPoolExecutor, *work: Any) -> Any:
+        begun.append(submit(self, *work))
+        if len(begun) == 3:
+            raise stop
+        return begun[-1]
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", third_fails)
+    with pytest.raises(stop):
+        transfer(source, target, Orders(delete_source=True))
+    monkeypatch.undo()
+    concurrent.futures.wait(begun, timeout=20)
+    left, there = {file.path for file in source.list()}, {file.path for file in target.list()}
+    assert left | there == {f"{number:03d}" for number in range(300)}
+    assert len(left) > 200
 
 
 def test_large_files_are_fewer_at_a_time_so_that_memory_is_bounded() -> None:

@@ -23,6 +23,7 @@ class Exchange:
         lost: After the server has answered, close the connection instead of passing the answer on.
         answer_instead: A status that is answered without asking the server.
         promised: The length that the answer announces, where it is not the body's.
+        sent: The request's headers.
     """
 
     verb: str
@@ -34,6 +35,7 @@ class Exchange:
     lost: bool = False
     answer_instead: int | None = None
     promised: int | None = None
+    sent: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -77,7 +79,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         state: Proxy = self.server.state  # type: ignore[attr-defined]
-        exchange = Exchange(self.command, self.path, self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        exchange = Exchange(self.command, self.path, self.rfile.read(int(self.headers.get("Content-Length") or 0)), sent=self.headers.items())
         state.seen.append((exchange.verb, exchange.target))
         state.before(exchange)
         if exchange.answer_instead is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import tracemalloc
@@ -92,6 +93,23 @@ def test_finished_small_objects_do_not_pile_up(make: Callable[..., S3Store], rem
     assert not blocks[3].__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert remains() == ["a", "b", "c"]
     assert store.hold(2500)  # what waited is no longer counted
+
+
+def test_what_is_finished_keeps_no_more_memory_than_it_needs_until_it_is_published(make: Callable[..., S3Store]) -> None:
+    """An export publishes all its files at the end, and there may be thousands."""
+    store = make(chunk_size_mb=8)
+    data = os.urandom(10_000), os.urandom(33 * MIB)
+    with contextlib.ExitStack() as blocks:
+        for count, piece in ((100, data[0]), (3, data[1])):
+            for number in range(count):
+                writer = blocks.enter_context(store.open_write(f"{len(piece)}-{number}"))
+                if number == 1:
+                    tracemalloc.start()
+                writer.write(piece)
+                writer.finish()
+            held = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+            assert held < 4 * MIB, piece
 
 
 def test_memory_stays_bounded_however_much_is_written(make: Callable[..., S3Store]) -> None:

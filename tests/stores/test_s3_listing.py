@@ -68,7 +68,14 @@ def test_a_listing_that_says_there_is_more_and_not_how_to_get_it_fails(
 
 def test_an_answer_that_is_no_listing_is_asked_for_by_boto3(s3_options: dict[str, Any], proxy: faults.Proxy) -> None:
     expected = list(filled(of(s3_options, path="in")).list("**/*"))
-    damages = [b"<html>", b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>", b"<Other/>"]
+    whole = b"<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>1</KeyCount></ListBucketResult>"
+    damages = [
+        whole,
+        whole.replace(b"<KeyCount>1</KeyCount>", b"").replace(b"<IsTruncated>false</IsTruncated>", b""),
+        b"<html>",
+        b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>",
+        b"<Other/>",
+    ]
     for damage in damages:
         asked: list[str] = []
 

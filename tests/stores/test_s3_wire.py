@@ -107,6 +107,7 @@ def test_what_follows_an_answer_unasked_ends_the_connections_use() -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabcde",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nlonger than it says\r\n0\r\n\r\n",
         b"nonsense\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"x" * 200_000,
     ],
@@ -130,5 +131,6 @@ def test_a_silent_server_is_waited_for_as_long_as_it_was_asked_to_be(begun: byte
 
 
 def test_a_header_of_several_lines_is_not_sent() -> None:
-    with answering(hang=True) as connection, pytest.raises(ValueError, match="several lines"):
-        connection.exchange("GET", "/", {"x-amz-meta-a": "b\r\nx-amz-acl: public-read"}, b"", 1, None)
+    for between in ("\r\n", "\n", "\r"):
+        with answering(hang=True) as connection, pytest.raises(ValueError, match="several lines"):
+            connection.exchange("GET", "/", {"x-amz-meta-a": f"b{between}x-amz-acl: public-read"}, b"", 1, None)
