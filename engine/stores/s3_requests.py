@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import io
 import os
 import ssl
 import threading
@@ -23,13 +22,12 @@ from urllib.parse import quote, urlsplit
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.httpsession import get_cert_path
-from urllib3 import HTTPResponse
 
 from engine.stores.s3_errors import FAILURES
 from engine.stores.s3_wire import Answer, Connection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from botocore.awsrequest import AWSPreparedRequest
     from types_boto3_s3 import S3Client
@@ -166,6 +164,13 @@ class ObjectRequests:
         return key
 
 
+class _Nothing:
+    """The body of an answer that nobody sent."""
+
+    def stream(self) -> Iterator[bytes]:
+        return iter(())
+
+
 def _address_of(client: S3Client, bucket: str) -> str:
     """Where this client would send a request about the object `x`, whatever its options and the kind of endpoint; nothing is sent.
 
@@ -175,7 +180,7 @@ def _address_of(client: S3Client, bucket: str) -> str:
 
     def instead(request: AWSPreparedRequest, **_: object) -> Any:
         found.append(request.url)
-        return AWSResponse(request.url, 200, HTTPHeaders(), HTTPResponse(io.BytesIO(), preload_content=False))
+        return AWSResponse(request.url, 200, HTTPHeaders(), _Nothing())
 
     event = "before-send.s3.HeadObject"
     client.meta.events.register_first(event, instead)
