@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from engine.protocols import CsvDialect, Form, Lines
 
 PIECE_BYTES = 1 << 20
+LINES_BYTES = 640 << 10
+"""Lines are joined to so much and what came last, below `memory.MMAP_THRESHOLD`, from where each block is new memory: 51,000 page faults for 885 MB
+instead of 344,000, and a tenth less CPU."""
 # For the whole process, since conversions and the Parquet writer must use it too. Measured with 1.8 M rows of lineitem into Parquet, against pyarrow's
 # own allocator, interleaved: 400 against 470 MB, and no more CPU.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -180,7 +183,7 @@ class LineCollector:
         """See `Collector`."""
         self._held.append(piece)
         self._size += len(piece)
-        return self.end() if self._size >= PIECE_BYTES else None
+        return self.end() if self._size >= LINES_BYTES else None
 
     def end(self) -> Delivery | None:
         """See `Collector`."""
