@@ -14,6 +14,7 @@ import engine
 from engine.errors import FerryError, PartlyFailed
 from engine.routes import transfer as route
 from engine.stores import rest
+from tests.effort import slow
 from tests.places import FolderPlace, Place, RestPlace, S3Place, SftpPlace
 from tests.stores.rest_server import endpoint
 from tests.tcp_proxy import Fault, TcpProxy, tcp_proxy
@@ -99,7 +100,7 @@ def direction(link: Link) -> Any:
     return "down" if isinstance(link.goes, FolderPlace) else "up"
 
 
-@pytest.mark.parametrize("kind", ["reset", "truncate"])
+@pytest.mark.parametrize("kind", ["reset", slow("truncate")])
 def test_a_link_that_breaks_each_time_fails_the_file_and_leaves_nothing(link: Link, kind: Any) -> None:
     link.proxy.arm(Fault(kind, direction(link), CUT))
     error = link.failure()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.campaign import load_points
 from tests.campaign.load_trial import LoadTrial
+from tests.effort import slow
 from tests.places import FolderPlace, S3Place
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     ("place", "disposition", "fate", "point"),
     [
         ("folder", "append", "keep", "in the middle of the rows"),
-        ("folder", "append", "delete", "after the first commit"),
-        ("folder", "append", "archive", "with both names"),
+        slow("folder", "append", "delete", "after the first commit"),
+        slow("folder", "append", "archive", "with both names"),
         ("folder", "replace", "delete", "between two deletions"),
         ("s3", "replace", "archive", "with the copy and the source"),
     ],

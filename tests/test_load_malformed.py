@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 import engine
 from engine.errors import FerryError
+from tests.effort import slow
 from tests.formats.malformed_files import FILES, SECRET, Case
 from tests.formats.test_parquet_reader import MALFORMED
 from tests.formats.test_parquet_reader import SECRET as PARQUET_SECRET
@@ -64,7 +65,7 @@ def refused(file: Path, database: str, table: str, spool: Path, **options: Any) 
     return message
 
 
-@pytest.mark.parametrize("table", ["visits", "fresh"])
+@pytest.mark.parametrize("table", ["visits", slow("fresh")])
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_csv_file_is_refused_and_leaves_all_as_it_was(clinic: str, tmp_path: Path, spool: Path, name: str, table: str) -> None:
     case = BROKEN[name]

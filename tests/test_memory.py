@@ -32,7 +32,7 @@ def peak_mb(arguments: list[str]) -> float:
 
 
 @pytest.mark.parametrize(("suffix", "bound_mb"), [(".csv", 150), (".parquet", BOUND_MB)])
-@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 150)], ids=["narrow", "wide"])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), slow(WIDE, 150)], ids=["narrow", "wide"])
 def test_memory_of_the_copy_reader_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, bound_mb: int, query: str, rows: int) -> None:
     target = str(tmp_path / f"x{suffix}")
     peak_mb(["export", query.format(rows=1), target, "--database", database, "--reader", "copy"])  # compiles, once
@@ -41,7 +41,7 @@ def test_memory_of_the_copy_reader_is_bounded_and_flat(database: str, tmp_path: 
     assert four_times < once * 1.25 + 20
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [slow(".csv"), ".parquet"])
 @pytest.mark.parametrize("place", [slow("folder"), "s3"])
 @pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), slow(WIDE, 150)], ids=["narrow", "wide"])
 def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, place: str, query: str, rows: int, request: pytest.FixtureRequest) -> None:
@@ -54,7 +54,7 @@ def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, 
     assert four_times < once * 1.25 + 20
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [slow(".csv"), ".parquet"])
 @pytest.mark.parametrize(("query", "rows"), [pytest.param(NARROW, 750_000, id="narrow"), slow(WIDE, 300, id="wide")])
 def test_four_readers_stay_within_the_bound(database: str, tmp_path: Path, suffix: str, query: str, rows: int) -> None:
     """Long values are kept as they are, so that the table is as large as they. With fewer than 300 MB the four have not all begun to read ahead."""

@@ -12,6 +12,7 @@ import pytest
 
 import engine
 from engine.options import MIB
+from tests.effort import spread
 from tests.places import FolderPlace, Place, RestPlace, S3Place, SftpPlace
 from tests.stores.rest_server import endpoint
 from tests.test_memory import peak_mb
@@ -93,7 +94,7 @@ def filled(places: Callable[[str], Place], files: dict[str, Path]) -> Callable[.
     return made
 
 
-@pytest.mark.parametrize(("source", "destination"), PAIRS)
+@pytest.mark.parametrize(("source", "destination"), spread(PAIRS, 2))
 def test_files_of_every_size_arrive_as_they_are(
     places: Callable[[str], Place], filled: Callable[..., Place], hashes: dict[str, str], source: str, destination: str
 ) -> None:

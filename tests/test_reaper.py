@@ -16,6 +16,7 @@ from engine import embedded, reaper
 from engine.control import leases
 from engine.control.database import ControlDatabase
 from tests.control.platform import GATED, KILL, Control, until
+from tests.effort import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,7 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", spread(POINTS, 3))
 def test_a_run_that_is_killed_at_any_point_is_closed_and_runs_again(control: Control, point: str) -> None:
     code, states = POINTS[point]
     connector = control.connector(QUICK, max_file_rows=4)

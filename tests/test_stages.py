@@ -14,6 +14,7 @@ import engine
 from engine import stages
 from engine.stages import STAGES, Meter, Stages
 from tests.cli.test_bad_input import ferry
+from tests.effort import slow
 from tests.tcp_proxy import NEVER_ENDING, Fault, tcp_proxy
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def told(result: engine.RunResult) -> Stages:
     return result.stages
 
 
-@pytest.mark.parametrize("reader", ["adbc", "copy", "connectorx"])
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("reader", ["adbc", "copy", slow("connectorx")])
+@pytest.mark.parametrize("suffix", [slow(".csv"), ".parquet"])
 def test_a_server_that_takes_its_time_limits_by_reading(database: str, tmp_path: Path, reader: str, suffix: str) -> None:
     found = told(engine.export(SLOW_ROWS, tmp_path / f"x{suffix}", database=database, reader=reader))
     assert found.limited_by == "reading"

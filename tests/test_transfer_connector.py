@@ -21,6 +21,7 @@ from engine.errors import ConfigurationError, Interrupted, PartlyFailed
 from engine.routes import transfer as route
 from engine.stores.local_writer import LocalWriter
 from tests.control.platform import KILL, Control, until
+from tests.effort import spread
 from tests.test_reaper import at
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", spread(POINTS, 3))
 def test_a_rerun_finishes_what_was_killed_at_any_point(control: Control, inbox: Path, point: str) -> None:
     code, source_stands, is_delivered, is_noted = POINTS[point]
     connector = mover(control, inbox, delete_source=True, file_pattern="a.csv")

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from engine import embedded
+from tests.effort import slow, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,54 +44,57 @@ def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) ->
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [
-        (["export", "--nonsense", "SELECT 1", "x.csv"], ["--nonsense"]),
-        (["export"], ["QUERY"]),
-        (["export", "SELECT 1"], ["TARGET"]),
-        (["exprot"], ["exprot"]),
-        (["export", "SELECT 1", "{out}/x.csv"], ["--database", "FERRY_DATABASE"]),
-        (["export", "SELECT 1", "{out}/x.xlsx", "--database", "{db}"], ["x.xlsx", ".parquet", "--format"]),
-        (["export", "SELECT 1", "{out}/", "--database", "{db}"], ["folder", "name the file"]),
-        (["export", "SELECT 1", "ftp://host/x.csv", "--database", "{db}"], ["ftp://"]),
-        (["export", "SELECT 1", "s3://bucket", "--database", "{db}"], ["s3://bucket", "folder", "name the file"]),
-        (
-            ["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--source-option", "conect_timeout=1"],
-            ["'conect_timeout'", "did you mean 'connect_timeout'"],
-        ),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--dest-option", "file_mod=640"], ["'file_mod'", "'file_mode'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--source-option", "port"], ["--source-option", "KEY=VALUE"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--source-option", "host=127.0.0.1", "--source-option", "port=abc"], ["'port'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--if-exists", "maybe"], ["'if_exists'", "'replace', 'skip' or 'fail'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--format", "orc"], ["'format'", "'csv' or 'parquet'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--compression", "zstd"], ["x.csv.zst"]),
-        (["export", "SELECT 1", "{out}/x.parquet", "--database", "{db}", "--compression", "lzma"], ["'compression'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--delimiter", "::"], ["'delimiter'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--null", 'a"b'], ["'null'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--max-file-rows", "0"], ["'max_file_rows'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--max-file-rows", "1", "--max-file-mb", "1"], ["not both"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--batch-size", "many"], ["--batch-size"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--numeric", "a=80,2"], ["'numeric'", "76 digits"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--numeric", "10,2"], ["'numeric'", "COLUMN=VALUE"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--unrepresentable", "perhaps"], ["'unrepresentable'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--readers", "many"], ["'readers' is 'auto' or a number from 1 to 32"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--timezone", "Mars/Base"], ["'timezone'", "Mars/Base"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--database", "mysql://x"], ["'connection_string'"]),
-        (["export", "@missing.sql", "{out}/x.csv", "--database", "{db}"], ["missing.sql"]),
-        (["export", "DELETE FROM t", "{out}/x.csv", "--database", "{db}"], ["changes nothing"]),
-        (["export", "SELECT 1; SELECT 2", "{out}/x.csv", "--database", "{db}"], ["more than one statement"]),
-        (["export", "SELECT 1,\n  FROM t", "{out}/x.csv", "--database", "{db}"], ["line 2, column 3", "42601"]),
-        (["export", "SELECT 1 AS a, 2 AS a", "{out}/x.parquet", "--database", "{db}"], ["columns 1 and 2", "'a'"]),
-        (["export", "SELECT 1", "{out}/x.csv", "--source-option", "host=127.0.0.1", "--source-option", "password=env:NOT_SET"], ["'password'", "NOT_SET"]),
-        (
-            ["export", "SELECT 1", "{out}/x.csv", "--source-option", "host=127.0.0.1", "--source-option", "password=file:../../etc/passwd"],
-            ["'password'", "FERRY_SECRETS_DIR"],
-        ),
-        (["export", "SELECT 1", "s3://b/x.csv", "--database", "{db}", "--endpoint-url", "nonsense"], ["'endpoint_url'"]),
-        (
-            ["export", "SELECT 1", "s3://b/x.csv", "--database", "{db}", "--endpoint-url", "http://10.255.255.1", "--dest-option", "require_tls=true"],
-            ["require_tls", "https"],
-        ),
-    ],
+    spread(
+        [
+            (["export", "--nonsense", "SELECT 1", "x.csv"], ["--nonsense"]),
+            (["export"], ["QUERY"]),
+            (["export", "SELECT 1"], ["TARGET"]),
+            (["exprot"], ["exprot"]),
+            (["export", "SELECT 1", "{out}/x.csv"], ["--database", "FERRY_DATABASE"]),
+            (["export", "SELECT 1", "{out}/x.xlsx", "--database", "{db}"], ["x.xlsx", ".parquet", "--format"]),
+            (["export", "SELECT 1", "{out}/", "--database", "{db}"], ["folder", "name the file"]),
+            (["export", "SELECT 1", "ftp://host/x.csv", "--database", "{db}"], ["ftp://"]),
+            (["export", "SELECT 1", "s3://bucket", "--database", "{db}"], ["s3://bucket", "folder", "name the file"]),
+            (
+                ["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--source-option", "conect_timeout=1"],
+                ["'conect_timeout'", "did you mean 'connect_timeout'"],
+            ),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--dest-option", "file_mod=640"], ["'file_mod'", "'file_mode'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--source-option", "port"], ["--source-option", "KEY=VALUE"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--source-option", "host=127.0.0.1", "--source-option", "port=abc"], ["'port'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--if-exists", "maybe"], ["'if_exists'", "'replace', 'skip' or 'fail'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--format", "orc"], ["'format'", "'csv' or 'parquet'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--compression", "zstd"], ["x.csv.zst"]),
+            (["export", "SELECT 1", "{out}/x.parquet", "--database", "{db}", "--compression", "lzma"], ["'compression'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--delimiter", "::"], ["'delimiter'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--null", 'a"b'], ["'null'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--max-file-rows", "0"], ["'max_file_rows'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--max-file-rows", "1", "--max-file-mb", "1"], ["not both"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--batch-size", "many"], ["--batch-size"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--numeric", "a=80,2"], ["'numeric'", "76 digits"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--numeric", "10,2"], ["'numeric'", "COLUMN=VALUE"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--unrepresentable", "perhaps"], ["'unrepresentable'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--readers", "many"], ["'readers' is 'auto' or a number from 1 to 32"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "{db}", "--timezone", "Mars/Base"], ["'timezone'", "Mars/Base"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--database", "mysql://x"], ["'connection_string'"]),
+            (["export", "@missing.sql", "{out}/x.csv", "--database", "{db}"], ["missing.sql"]),
+            (["export", "DELETE FROM t", "{out}/x.csv", "--database", "{db}"], ["changes nothing"]),
+            (["export", "SELECT 1; SELECT 2", "{out}/x.csv", "--database", "{db}"], ["more than one statement"]),
+            (["export", "SELECT 1,\n  FROM t", "{out}/x.csv", "--database", "{db}"], ["line 2, column 3", "42601"]),
+            (["export", "SELECT 1 AS a, 2 AS a", "{out}/x.parquet", "--database", "{db}"], ["columns 1 and 2", "'a'"]),
+            (["export", "SELECT 1", "{out}/x.csv", "--source-option", "host=127.0.0.1", "--source-option", "password=env:NOT_SET"], ["'password'", "NOT_SET"]),
+            (
+                ["export", "SELECT 1", "{out}/x.csv", "--source-option", "host=127.0.0.1", "--source-option", "password=file:../../etc/passwd"],
+                ["'password'", "FERRY_SECRETS_DIR"],
+            ),
+            (["export", "SELECT 1", "s3://b/x.csv", "--database", "{db}", "--endpoint-url", "nonsense"], ["'endpoint_url'"]),
+            (
+                ["export", "SELECT 1", "s3://b/x.csv", "--database", "{db}", "--endpoint-url", "http://10.255.255.1", "--dest-option", "require_tls=true"],
+                ["require_tls", "https"],
+            ),
+        ],
+        2,
+    ),
 )
 def test_usage_and_configuration_end_with_2(database: str, tmp_path: Path, arguments: Sequence[str], words: Sequence[str]) -> None:
     execute(database, "CREATE TABLE t (a int)")
@@ -197,7 +201,7 @@ def test_a_full_disk_leaves_nothing(database: str, tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM)])
 @pytest.mark.parametrize("place", ["folder", "s3"])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_signal_cancels_the_query_and_leaves_nothing(

@@ -12,7 +12,7 @@ from engine import embedded, registry
 from engine.control import tables
 from engine.control.database import ControlDatabase
 from tests.cli.test_bad_input import SECRET, ferry, refused
-from tests.effort import slow
+from tests.effort import slow, spread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,23 +176,26 @@ def test_check_knows_what_happens_to_a_file_that_stands(platform: Platform, if_e
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [
-        ({"source": {**GOOD, "qeury": "SELECT 1"}}, ["'qeury'", "did you mean 'query'"]),
-        ({"source": {k: v for k, v in GOOD.items() if k != "query"}}, ["'query' is missing"]),
-        ({"destination": {"file_pattern": "*"}}, ["'path' is missing"]),
-        ({"destination": {"path": "/x", "if_exist": "skip"}}, ["destination: unknown key 'if_exist'", "did you mean 'if_exists'"]),
-        ({"destination": {"prefix": "x"}, "types": ("postgres", "s3")}, ["'bucket' is missing"]),
-        ({"types": ("mongodb", "nfs")}, ["unknown type 'mongodb'", "sql_database"]),
-        ({"types": ("postgres", "ftp")}, ["unknown type 'ftp'"]),
-        ({"destination": {"path": "/x", "hst": "nas"}, "types": ("postgres", "sftp")}, ["unknown key 'hst'", "did you mean 'host'"]),
-        ({"source": "NULL"}, ["'query' is missing"]),
-        ({"source": "[1, 2]"}, ["no JSON object"]),
-        ({"source": {**GOOD, "connection_string": "env:NOT_SET"}}, ["NOT_SET", "not set"]),
-        ({"source": {"host": "127.0.0.1", "password": "file:../../etc/passwd", "query": "SELECT 1"}}, ["'password'", "FERRY_SECRETS_DIR"]),
-        ({"source": {**GOOD, "port": "abc", "connection_string": None}}, ["'port'"]),
-        ({"source": {**GOOD, "csv_filename": "../x.csv"}}, ["../x.csv"]),
-        ({"source": {**GOOD, "query": "DELETE FROM cai_connectors"}}, ["changes nothing"]),
-    ],
+    spread(
+        [
+            ({"source": {**GOOD, "qeury": "SELECT 1"}}, ["'qeury'", "did you mean 'query'"]),
+            ({"source": {k: v for k, v in GOOD.items() if k != "query"}}, ["'query' is missing"]),
+            ({"destination": {"file_pattern": "*"}}, ["'path' is missing"]),
+            ({"destination": {"path": "/x", "if_exist": "skip"}}, ["destination: unknown key 'if_exist'", "did you mean 'if_exists'"]),
+            ({"destination": {"prefix": "x"}, "types": ("postgres", "s3")}, ["'bucket' is missing"]),
+            ({"types": ("mongodb", "nfs")}, ["unknown type 'mongodb'", "sql_database"]),
+            ({"types": ("postgres", "ftp")}, ["unknown type 'ftp'"]),
+            ({"destination": {"path": "/x", "hst": "nas"}, "types": ("postgres", "sftp")}, ["unknown key 'hst'", "did you mean 'host'"]),
+            ({"source": "NULL"}, ["'query' is missing"]),
+            ({"source": "[1, 2]"}, ["no JSON object"]),
+            ({"source": {**GOOD, "connection_string": "env:NOT_SET"}}, ["NOT_SET", "not set"]),
+            ({"source": {"host": "127.0.0.1", "password": "file:../../etc/passwd", "query": "SELECT 1"}}, ["'password'", "FERRY_SECRETS_DIR"]),
+            ({"source": {**GOOD, "port": "abc", "connection_string": None}}, ["'port'"]),
+            ({"source": {**GOOD, "csv_filename": "../x.csv"}}, ["../x.csv"]),
+            ({"source": {**GOOD, "query": "DELETE FROM cai_connectors"}}, ["changes nothing"]),
+        ],
+        4,
+    ),
 )
 def test_a_configuration_that_is_wrong_ends_the_record_and_opens_nothing(platform: Platform, change: dict[str, Any], words: list[str]) -> None:
     connector = platform.connector(**change)

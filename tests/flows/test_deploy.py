@@ -13,6 +13,7 @@ import pytest
 
 from engine import embedded
 from tests.cli.test_bad_input import refused
+from tests.effort import slow, spread
 from tests.flows.conftest import Control, Prefect, ferry, prefect_server, prefect_worker, until
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def test_a_cron_schedule_fires(prefect: Prefect, control: Control) -> None:
     assert (control.folder / "scheduled.csv").exists()
 
 
-@pytest.mark.parametrize("arguments", [["deploy"], ["schedule", "1", "0 3 * * *"], ["unschedule", "1"], ["schedules"]])
+@pytest.mark.parametrize("arguments", [["deploy"], slow(["schedule", "1", "0 3 * * *"]), slow(["unschedule", "1"]), slow(["schedules"])])
 def test_without_an_address_there_is_one_line(arguments: list[str], tmp_path: Path) -> None:
     result = ferry(None, *arguments, PREFECT_HOME=str(tmp_path))
     refused(result, 2, "PREFECT_API_URL is not set")
@@ -99,14 +100,17 @@ def test_a_server_of_something_else_is_refused(s3_server: Any, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [
-        (["schedule", "1", "* * * * * *"], "five fields"),
-        (["schedule", "1", "@daily"], "five fields"),
-        (["schedule", "0", "0 3 * * *"], "ID"),
-        (["schedule", "1", "every day"], "every day"),
-        (["schedule", "1", "0 3 * * *", "--timezone", "Mars/Base"], "Mars/Base"),
-        (["schedule", "x", "0 3 * * *"], "ID"),
-    ],
+    spread(
+        [
+            (["schedule", "1", "* * * * * *"], "five fields"),
+            (["schedule", "1", "@daily"], "five fields"),
+            (["schedule", "0", "0 3 * * *"], "ID"),
+            (["schedule", "1", "every day"], "every day"),
+            (["schedule", "1", "0 3 * * *", "--timezone", "Mars/Base"], "Mars/Base"),
+            (["schedule", "x", "0 3 * * *"], "ID"),
+        ],
+        3,
+    ),
 )
 def test_schedules_that_mean_nothing_are_refused(prefect: Prefect, arguments: list[str], word: str) -> None:
     refused(ferry(prefect, *arguments), 2, word)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.effort import slow
 from tests.flows.conftest import FERRY, SECRET, SLOW, Control, Prefect, until
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def environment_of(prefect: Prefect | None, control: Control, base: Mapping[str,
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("destination", ["filesystem", "s3"])
+@pytest.mark.parametrize("destination", [slow("filesystem"), "s3"])
 def test_a_run_triggered_by_the_api_succeeds(prefect: Prefect, control: Control, destination: str, s3_client: Any) -> None:
     name = f"success_{destination}"
     connector = control.connector(name, ROWS, destination=destination)

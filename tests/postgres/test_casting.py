@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from engine.postgres.casting import caster
 from engine.postgres.columns import Column
+from tests.effort import spread
 from tests.postgres.cases import CASES, TYPES_OF_OURS, Case
 from tests.postgres.loading import difference, load, query
 from tests.postgres.test_types import create_tables, read
@@ -34,7 +35,7 @@ def copy_of(database: str, i: int, case: Case) -> str:
     return f"loaded{i}"
 
 
-@pytest.mark.parametrize(("i", "case"), numbered())
+@pytest.mark.parametrize(("i", "case"), spread(numbered(), 3))
 def test_what_a_csv_export_writes_loads_back_exactly(matrix: str, i: int, case: Case) -> None:
     original = f"(SELECT v FROM t{i} UNION ALL SELECT v FROM r{i}) AS o" if case.sql_type not in {"json", "xml", "point"} else f"t{i}"
     text = read(matrix, f"SELECT v FROM t{i} UNION ALL SELECT v FROM r{i}", "text")["v"].combine_chunks().cast(pa.string())
@@ -43,7 +44,7 @@ def test_what_a_csv_export_writes_loads_back_exactly(matrix: str, i: int, case: 
     assert difference(matrix, original, copy) == []
 
 
-@pytest.mark.parametrize(("i", "case"), numbered())
+@pytest.mark.parametrize(("i", "case"), spread(numbered(), 3))
 def test_what_a_parquet_export_writes_loads_back_exactly(matrix: str, i: int, case: Case, tmp_path: Path) -> None:
     parquet.write_table(read(matrix, f"SELECT v FROM t{i}"), tmp_path / "x.parquet")
     copy = copy_of(matrix, i, case)

@@ -10,6 +10,7 @@ from pyarrow import csv
 
 from engine.postgres.casting import NULL_IN_NOT_NULL, caster
 from engine.postgres.columns import Column
+from tests.effort import spread
 from tests.postgres.forms import FORMS, ISO_8601_ALONE, ONLY_THE_SERVER_SEES
 from tests.postgres.loading import column_of, difference, ingest, load, query, table
 
@@ -29,7 +30,7 @@ def test_text_becomes_what_postgresql_makes_of_it_or_is_refused(database: str, s
     assert not [form for form, rule in zip(forms, rules[1:], strict=True) if rule and len(form.strip()) > 2 and form.strip() in rule and form not in shown]
 
 
-@pytest.mark.parametrize("sql_type", FORMS)
+@pytest.mark.parametrize("sql_type", spread(FORMS, 2))
 def test_nothing_that_is_refused_would_have_been_plain(database: str, sql_type: str) -> None:
     """What PostgreSQL takes and gives back in the same words is never refused."""
     table(database, "loaded", sql_type)

@@ -19,6 +19,7 @@ import engine
 from engine.errors import ConfigurationError, FerryError, QueryFailed, SchemaMismatch, UnrepresentableValue
 from engine.postgres import connectorx_process, connectorx_source
 from engine.postgres.source_options import PostgresSourceOptions
+from tests.effort import spread
 from tests.postgres.cases import CASES, TYPES_OF_OURS
 from tests.postgres.test_copy_source import exact
 from tests.postgres.test_types import create_tables, numbered, read
@@ -62,7 +63,7 @@ def assert_same(database: str, query: str, form: Form = "typed", /, **options: A
         assert one.null_count == other.null_count
 
 
-@pytest.mark.parametrize(("i", "case"), numbered())
+@pytest.mark.parametrize(("i", "case"), spread(numbered(), 8))
 def test_every_type_is_as_by_adbc_or_refused(typed_database: str, i: int, case: Any) -> None:
     query = f"SELECT n, v, v AS again FROM t{i} ORDER BY n"
     assert_same(typed_database, query, "text")
@@ -98,7 +99,7 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("kind", spread(ARRAYS, 4))
 def test_more_arrays_are_as_by_adbc(database: str, kind: str) -> None:
     assert_same(database, f"SELECT v::{kind}[] AS v FROM (VALUES ('{ARRAYS[kind]}'), (NULL), ('{{}}')) x(v)")
 

@@ -22,6 +22,7 @@ from engine.postgres.reader import Reader, Shared
 from engine.postgres.source import Stream
 from engine.postgres.source_options import PostgresSourceOptions
 from tests.conftest import open_to_nobody
+from tests.effort import slow
 from tests.tcp_proxy import Fault, tcp_proxy
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splitting, "RANGE_BYTES", 32 * 8192)
 
 
-@pytest.fixture(params=["adbc", "copy"], autouse=True)
+@pytest.fixture(params=["adbc", slow("copy")], autouse=True)
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test is of each kind of reader."""
     parse = PostgresSourceOptions.parse
