@@ -497,8 +497,8 @@ def test_no_more_files_are_in_flight_than_asked(most: int) -> None:
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 def test_a_stop_while_the_threads_begin_stops_those_that_have_begun(stop: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = MemoryStore(), MemoryStore()
-    for number in range(300):
-        put(source, f"{number:03d}", b"x" * 100_000)
+    for number in range(3_000):
+        put(source, f"{number:04d}", b"x")
     submit, begun = ThreadPoolExecutor.submit, []
 
     def third_fails(self: ThreadPoolExecutor, *work: Any) -> Any:
@@ -513,8 +513,8 @@ def test_a_stop_while_the_threads_begin_stops_those_that_have_begun(stop: type[B
     monkeypatch.undo()
     concurrent.futures.wait(begun, timeout=20)
     left, there = {file.path for file in source.list()}, {file.path for file in target.list()}
-    assert left | there == {f"{number:03d}" for number in range(300)}
-    assert len(left) > 200
+    assert left | there == {f"{number:04d}" for number in range(3_000)}
+    assert len(left) > 1_000  # all others would be gone by now
 
 
 def test_large_files_are_fewer_at_a_time_so_that_memory_is_bounded() -> None:
