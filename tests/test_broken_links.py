@@ -114,7 +114,7 @@ def test_a_link_that_breaks_each_time_fails_the_file_and_leaves_nothing(link: Li
     assert link.goes.leftovers() == []
 
 
-@pytest.mark.parametrize("kind", ["reset", "truncate"])
+@pytest.mark.parametrize("kind", [slow("reset"), "truncate"])
 def test_a_link_that_breaks_once_is_survived(link: Link, kind: Any) -> None:
     link.proxy.arm(Fault(kind, direction(link), CUT, times=1))
     result = link.run()

@@ -13,6 +13,7 @@ from engine import reaper
 from engine.errors import ConfigurationError, OutcomeUnknown
 from engine.stores.spool import spool_folder
 from tests.control.platform import Control, until
+from tests.effort import slow
 from tests.stores.rest_server import Endpoint, endpoint
 from tests.test_reaper import at
 
@@ -105,8 +106,8 @@ def test_an_export_whose_answer_is_lost_is_not_sent_again_by_itself(control: Con
     ("point", "state", "sent"),
     [
         (at("engine.stores.spool.SpoolWriter", "finish"), "swept", 0),
-        (at("engine.stores.rest.RestDestination", "send"), "ambiguous", 0),
-        (at("engine.stores.rest.RestDestination", "send", after=True), "ambiguous", 1),
+        slow(at("engine.stores.rest.RestDestination", "send"), "ambiguous", 0),
+        slow(at("engine.stores.rest.RestDestination", "send", after=True), "ambiguous", 1),
     ],
 )
 def test_a_killed_export_leaves_no_spool_file_and_says_what_it_does_not_know(

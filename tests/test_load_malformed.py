@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 import engine
 from engine.errors import FerryError
-from tests.effort import slow
+from tests.effort import slow, spread
 from tests.formats.malformed_files import FILES, SECRET, Case
 from tests.formats.test_parquet_reader import MALFORMED
 from tests.formats.test_parquet_reader import SECRET as PARQUET_SECRET
@@ -66,7 +66,7 @@ def refused(file: Path, database: str, table: str, spool: Path, **options: Any) 
 
 
 @pytest.mark.parametrize("table", ["visits", slow("fresh")])
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", spread(BROKEN, 2))
 def test_a_broken_csv_file_is_refused_and_leaves_all_as_it_was(clinic: str, tmp_path: Path, spool: Path, name: str, table: str) -> None:
     case = BROKEN[name]
     file = tmp_path / f"visits{SUFFIXES[case.dialect.get('compression')]}"
@@ -83,7 +83,7 @@ def test_a_broken_csv_file_is_refused_and_leaves_all_as_it_was(clinic: str, tmp_
 
 
 @pytest.mark.parametrize("table", ["visits", "fresh"])
-@pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.parametrize("name", spread(MALFORMED, 2))
 def test_a_broken_parquet_file_is_refused_and_leaves_all_as_it_was(clinic: str, tmp_path: Path, spool: Path, name: str, table: str) -> None:
     make, rule = MALFORMED[name]
     file = tmp_path / "visits.parquet"

@@ -15,6 +15,7 @@ from engine.errors import PartlyFailed
 from engine.formats import csv_blocks
 from engine.postgres import loading
 from engine.routes import load as route
+from tests.effort import slow
 from tests.places import FolderPlace, S3Place, SftpPlace
 from tests.postgres.loads import fetch
 
@@ -73,7 +74,7 @@ def test_plain_and_packed_csv_and_parquet_are_loaded_from_every_store(came: Plac
     assert [file.state for file in load(came, database, table="t", format="csv", columns=columns).files[:3]] == ["already delivered"] * 3
 
 
-@pytest.mark.parametrize("fate", ["delete", "archive"])
+@pytest.mark.parametrize("fate", [slow("delete"), "archive"])
 def test_sources_leave_every_store_once_they_are_loaded(ends: tuple[Place, Place], database: str, tmp_path: Path, fate: str) -> None:
     came, archive = ends
     put(came, tmp_path, "a.csv", TEXT)

@@ -16,7 +16,7 @@ from engine import embedded, reaper
 from engine.control import leases
 from engine.control.database import ControlDatabase
 from tests.control.platform import GATED, KILL, Control, until
-from tests.effort import spread
+from tests.effort import slow, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ def stream_and_kill(control: Control, connector: int, under_way: Callable[[], ob
     assert control.statuses(connector) == ["started"]
 
 
-@pytest.mark.parametrize("closed_by", ["reap", "the same connector", "another connector"])
+@pytest.mark.parametrize("closed_by", ["reap", slow("the same connector"), slow("another connector")])
 def test_a_run_that_is_killed_while_it_streams_into_a_folder_is_cleared_away(control: Control, closed_by: str) -> None:
     connector, other = control.connector(GATED.format(rows=60_000)), control.connector(csv_filename="other.csv")
     stream_and_kill(control, connector, lambda: any(path.stat().st_size for path in control.folder.glob(".x.csv.*.part")))

@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_nothing(database: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM)])
 @pytest.mark.parametrize("place", ["folder", "s3"])
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", slow(".parquet")])
 def test_a_signal_cancels_the_query_and_leaves_nothing(
     database: str, tmp_path: Path, number: signal.Signals, place: str, suffix: str, request: pytest.FixtureRequest
 ) -> None:

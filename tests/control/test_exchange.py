@@ -15,6 +15,7 @@ from engine.control import exchange
 from engine.control.database import ControlDatabase
 from engine.errors import ConfigurationError
 from tests.cli.test_bad_input import count, until
+from tests.effort import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -259,7 +260,7 @@ BAD_FILES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "words"), BAD_FILES)
+@pytest.mark.parametrize(("text", "words"), spread(BAD_FILES, 2))
 def test_a_bad_file_is_one_error_that_names_the_place_and_quotes_no_secret(stored: str, control: ControlDatabase, text: str, words: str) -> None:
     before = rows(stored)
     for way in (exchange.compare, exchange.apply):

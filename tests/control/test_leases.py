@@ -18,6 +18,7 @@ from engine.control.database import ControlDatabase
 from engine.errors import ConfigurationError, LeaseLost
 from tests.control.network import network
 from tests.control.platform import GATED, PAUSE, Control, is_paused, told, until
+from tests.effort import slow
 
 if TYPE_CHECKING:
     import subprocess
@@ -297,7 +298,7 @@ Ledger.record = record
 """
 
 
-@pytest.mark.parametrize("point", ["streaming", "publishing", "deleting"])
+@pytest.mark.parametrize("point", [slow("streaming"), "publishing", slow("deleting")])
 def test_an_owner_that_is_resumed_after_its_lease_ended_publishes_and_deletes_nothing(control: Control, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     monkeypatch.setenv("FERRY_LEASE_SECONDS", "2")
     query = GATED.format(rows=20_000) if point == "streaming" else "SELECT i FROM generate_series(1, 25) i"

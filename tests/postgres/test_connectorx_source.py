@@ -63,7 +63,7 @@ def assert_same(database: str, query: str, form: Form = "typed", /, **options: A
         assert one.null_count == other.null_count
 
 
-@pytest.mark.parametrize(("i", "case"), spread(numbered(), 8))
+@pytest.mark.parametrize(("i", "case"), spread(numbered(), 16))
 def test_every_type_is_as_by_adbc_or_refused(typed_database: str, i: int, case: Any) -> None:
     query = f"SELECT n, v, v AS again FROM t{i} ORDER BY n"
     assert_same(typed_database, query, "text")

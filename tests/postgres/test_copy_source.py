@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from engine import embedded
 from engine.errors import ConfigurationError, ConnectionFailed, UnrepresentableValue
 from tests.conftest import open_to_nobody
-from tests.effort import slow
+from tests.effort import slow, spread
 from tests.postgres.cases import CASES, SYSTEM_CASES, TYPES_OF_OURS
 from tests.postgres.test_types import create_tables, numbered, read
 
@@ -72,7 +72,7 @@ def bits(array: pa.Array) -> list[Any]:
     return list(array.to_pylist())
 
 
-@pytest.mark.parametrize(("i", "case"), numbered())
+@pytest.mark.parametrize(("i", "case"), spread(numbered(), 2))
 @pytest.mark.parametrize("form", ["typed", slow("text")])
 def test_every_type_is_as_by_adbc(typed_database: str, i: int, case: Any, form: Form) -> None:
     assert_same(typed_database, f"SELECT n, v, v AS again FROM t{i} ORDER BY n", form)

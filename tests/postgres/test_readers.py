@@ -316,7 +316,7 @@ def test_one_killed_backend_ends_all_with_one_error_and_no_file(database: str, t
 
 
 @pytest.mark.parametrize("readers", READERS)
-@pytest.mark.parametrize("kind", ["reset", "truncate"])
+@pytest.mark.parametrize("kind", [slow("reset"), "truncate"])
 def test_a_connection_that_breaks_or_ends_early_is_an_error_and_no_file(
     postgres: embedded.Postgres, database: str, tmp_path: Path, readers: int, kind: Literal["reset", "truncate"], monkeypatch: pytest.MonkeyPatch
 ) -> None:

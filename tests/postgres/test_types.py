@@ -15,6 +15,7 @@ from engine.errors import ConfigurationError, UnrepresentableValue
 from engine.postgres.plan import FIELD_TYPE_KEY
 from engine.postgres.source_options import PostgresSourceOptions
 from engine.postgres.types import decimal_type, numeric_bounds
+from tests.effort import spread
 from tests.postgres.cases import CASES, SYSTEM_CASES, TYPES_OF_OURS, Case
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def test_typed_values_equal_the_servers(typed_database: str, i: int, case: Case)
     assert column.null_count == 1
 
 
-@pytest.mark.parametrize(("i", "case"), numbered())
+@pytest.mark.parametrize(("i", "case"), spread(numbered(), 2))
 def test_text_form_is_postgresqls_own_text(typed_database: str, i: int, case: Case) -> None:
     column = read(typed_database, f"SELECT v FROM t{i} ORDER BY n", "text").column(0)
     kept = {"char(6)": "format('%s', v)", "bool": "v"}  # text types travel as they are; a cast would strip the blanks of char(n)
@@ -102,7 +103,7 @@ def test_values_that_parquet_cannot_hold_stop_the_run_and_are_exact_as_text(type
             assert column.to_pylist()[-1:] == rows(typed_database, f"SELECT {case.as_text} FROM r{i} WHERE n = {n}")
 
 
-@pytest.mark.parametrize("i", range(len(CASES)), ids=[case.id for case in CASES])
+@pytest.mark.parametrize("i", spread([pytest.param(i, id=case.id) for i, case in enumerate(CASES)], 2))
 def test_fields_carry_their_postgresql_type(typed_database: str, i: int) -> None:
     declared = rows(typed_database, f"SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 't{i}'::regclass AND attname = 'v'")
     field = read(typed_database, f"SELECT v FROM t{i} LIMIT 0").schema.field(0)

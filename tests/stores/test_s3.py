@@ -16,6 +16,7 @@ from engine.stores import s3_upload
 from engine.stores.s3 import S3Options, S3Store
 from engine.stores.s3_parts import MOST_PARTS, part_size
 from engine.stores.s3_upload import BUDGET_BYTES, SINGLE_REQUEST_BYTES
+from tests.effort import slow
 from tests.stores import proxy as faults
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def test_a_body_that_ends_early_is_an_error(make: Callable[..., S3Store], proxy:
 # Answers that are lost
 
 
-@pytest.mark.parametrize("exists", ["replace", "fail"])
+@pytest.mark.parametrize("exists", ["replace", slow("fail")])
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_publication_whose_answer_is_lost_counts(make: Callable[..., S3Store], proxy: faults.Proxy, size: int, exists: Any, times: int) -> None:
