@@ -27,7 +27,7 @@ check: $(READY) ## Lint, format, types, import layers.
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY) ## Measure exports against other ways (QUICK=1: scale 0.1); WHAT=transfers: files; WHAT=load: loads; WHAT=connector.
+bench: $(READY) ## Measure exports against other ways (QUICK=1: scale 0.1); WHAT=transfers: files; WHAT=load: loads; WHAT=connector; WHAT=cost.
 	@$(BIN)/python -m benchmarks.$(or $(WHAT),export) $(ARGS)
 
 campaign: $(READY) ## Kill runs of connectors 200 times, see that nothing is lost; ARGS="--what loads": loads.

@@ -106,6 +106,14 @@ def ferry_parquet_copy(target: str) -> None:
     engine.export(QUERY, target, reader="copy")
 
 
+@contender("s3", ".csv")
+def ferry_csv_s3(target: str) -> None:
+    """arrow-ferry → CSV on S3."""
+    import engine
+
+    engine.export(QUERY, target)
+
+
 @contender("s3", ".parquet")
 def ferry_parquet_s3(target: str) -> None:
     """arrow-ferry → Parquet (zstd) on S3."""
@@ -250,6 +258,12 @@ def duckdb_csv(target: str) -> None:
 @contender("folder", ".parquet")
 def duckdb_parquet(target: str) -> None:
     """DuckDB, PostgreSQL extension → Parquet (zstd)."""
+    _duckdb(target)
+
+
+@contender("s3", ".csv")
+def duckdb_csv_s3(target: str) -> None:
+    """DuckDB, PostgreSQL extension → CSV on S3."""
     _duckdb(target)
 
 

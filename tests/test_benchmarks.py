@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import export, load, measure, report, transfers
+from benchmarks import cost, export, load, measure, report, transfers
 from benchmarks.contenders import CONTENDERS
 from benchmarks.places import local
 from tests.conftest import open_to_nobody
@@ -125,6 +125,19 @@ def test_each_way_to_export_makes_the_same_rows(tmp_path: Path, monkeypatch: pyt
     assert told["contenders"]["ferry_csv_copy"]["median"]["file_bytes"] == told["contenders"]["psql_csv"]["median"]["file_bytes"]
     plot = (tmp_path / "plots" / "export-lineitem-scale-0.001-csv.svg").read_text()
     assert all(name in plot for name in ("arrow-ferry<", "arrow-ferry, reader: copy<", "psql"))
+
+
+@pytest.mark.slow
+def test_costs_are_told_by_rows_columns_and_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    open_to_nobody(tmp_path)
+    for name, value in (("CACHE", tmp_path / "cache"), ("SCALES", (0.001,)), ("MIDDLE", 0.001), ("COLUMNS", (2,)), ("READERS", (1,)), ("ENGINES", ("copy",))):
+        monkeypatch.setattr(cost, name, value)
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("RUNS", "1")
+    cost.main()
+    (kept,) = (tmp_path / "results").iterdir()
+    assert [case["varies"] for case in json.loads(kept.read_text())["cases"]] == ["6,005 rows", "2 columns", "1 readers"]
+    assert capsys.readouterr().out.count("| `copy` |") == 3
 
 
 def test_a_bar_is_named_by_its_way() -> None:
