@@ -39,7 +39,8 @@ _COMPRESSIONS = {
     "parquet": ("zstd", "snappy", "gzip", "lz4", "brotli", "none"),
 }
 ROW_GROUP_BYTES = 24 * MIB
-FILES_IN_FLIGHT_SFTP = 8
+_GENTLER = {registry.SFTP: 8, registry.REST: 16}
+"""Files in flight where each has a connection of its own, or a program at the other end that may do much for each."""
 
 
 class RouteOptions(Options):
@@ -51,7 +52,7 @@ class RouteOptions(Options):
         chunk_size_mb: MiB of one part of a multipart upload; the source's counts where this is missing.
         delete_source: Move. Default: true from S3 to S3 and to REST endpoints, false for every other pair (specification 5.2, 6.5).
         flatten: Drop the folders below the source's path.
-        files_in_flight: Files under way at once, at most. Default: 16, with an SFTP server 8, since each file has a connection of its own there.
+        files_in_flight: Files under way at once, at most. Default: 32, with a REST endpoint 16, with an SFTP server 8.
         min_age: Seconds since its last modification that a source file must have been left alone.
         limit_rate_mb: MB (1,000,000 bytes) per second, of all files together.
     """
@@ -200,7 +201,7 @@ def transfer_job(
         flatten=asked.flatten,
         delete_source=is_move,
         verify=asked.verify,
-        files_in_flight=asked.files_in_flight or (FILES_IN_FLIGHT_SFTP if registry.SFTP in kinds else FILES_IN_FLIGHT),
+        files_in_flight=asked.files_in_flight or min(_GENTLER.get(kind, FILES_IN_FLIGHT) for kind in kinds),
         min_age=asked.min_age,
         bytes_per_second=asked.limit_rate_mb and asked.limit_rate_mb * 1_000_000,
     )

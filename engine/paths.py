@@ -26,14 +26,14 @@ class File:
         size: In bytes.
         modified: When, as the store says.
         version: Tells this version from the next: an ETag, or size and modification time.
-        is_link: Whether a symbolic link was listed, which leads to that file.
+        links: How many symbolic links lead from the listed name to that file, 0 where it is the file's own.
     """
 
     path: str
     size: int
     modified: datetime | None
     version: str
-    is_link: bool = field(default=False, compare=False)
+    links: int = field(default=0, compare=False)
 
 
 def checked(relative: str) -> str:

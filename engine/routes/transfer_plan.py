@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from engine.protocols import Earlier, Exists, FileInfo, FileStore, Journal
     from engine.results import FileState, Verification
 
-FILES_IN_FLIGHT = 16
+FILES_IN_FLIGHT = 32
+"""So many small files wait at once for a server or a disk: 5,000 of 20 kB from S3 into a folder took 4.0 s with 16, 3.5 with 32, 3.1 with 64 (which is many
+connections for a server), and 5.3 with 4."""
 WORTH_LISTING = 20
 _STANDS = ("written", "replaced", "removing source")
 _UNSURE = ("publishing", "ambiguous")

@@ -66,10 +66,10 @@ class Queue:
             return self.total - len(self._waiting) - len(self._under_way), len(self._under_way)
 
     def _turn(self, step: Step) -> int:
-        """A move sends links before the files that they may lead to, which are gone afterwards; names that may be one come last, one by one."""
+        """A move sends links before what they may lead to, which is gone afterwards; names that may be one come last, one by one."""
         if step.is_alike:
-            return 2
-        return 0 if step.file.is_link and self._is_move else 1
+            return 1
+        return -step.file.links if self._is_move else 0
 
     def _has_room(self, step: Step) -> bool:
         first = next(iter(self._under_way.values()), None)

@@ -118,7 +118,7 @@ class LocalStore:
             return found
         if found is None and not os.path.exists(place):  # noqa: PTH110 - as above
             self.notes.append(f"{place} is a link that leads nowhere, and is left out")
-        return found and replace(found, is_link=True)
+        return found and replace(found, links=_links_from(place))
 
     def list(self, pattern: str = "*", *, ordered: bool = True) -> Iterator[File]:
         """Matching regular files in the order of their paths; links to folders are not followed, nor links that lead outside."""
@@ -309,3 +309,11 @@ def _is_circle(link: str) -> bool:
     except OSError as error:
         return error.errno == errno.ELOOP
     return False
+
+
+def _links_from(place: str) -> int:
+    """How many symbolic links lead from a name to the file that it leads to."""
+    links = 0
+    while os.path.islink(place):  # noqa: PTH114 - as above
+        links, place = links + 1, os.path.join(os.path.dirname(place), os.readlink(place))  # noqa: PTH115, PTH118, PTH120 - as above
+    return links

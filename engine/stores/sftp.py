@@ -15,13 +15,14 @@ from paramiko.sftp import SFTP_FLAG_READ
 from pydantic import AfterValidator, Field
 
 from engine import addresses, paths, workers
-from engine.errors import ConfigurationError, ConnectionFailed, FileChanged, TransferFailed
+from engine.errors import ConnectionFailed, FileChanged, TransferFailed
 from engine.options import Options, Secret
 from engine.paths import File
 from engine.stores import sftp_connection, sftp_hostkeys, sftp_move, sftp_publish
 from engine.stores.sftp_errors import UNSUPPORTED, StatusError, translating
+from engine.stores.sftp_publish import Place
 from engine.stores.sftp_read import ReadAhead
-from engine.stores.sftp_upload import Place, SftpWriter
+from engine.stores.sftp_upload import SftpWriter
 from engine.stores.temporary import is_temporary
 from engine.stores.window import Window
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
+    from engine.stores.sftp_answer import Answer
     from engine.stores.sftp_session import Session
 
 _NO_SIZE = "?"
@@ -155,8 +157,8 @@ class SftpStore:
                 handle = session.open_file(remote, SFTP_FLAG_READ)
             try:
                 with translating(what):
-                    self._check_version(file, _standing(session, handle, remote))
-                ahead = ReadAhead(session, handle, start, left)
+                    standing, ahead = session.ask_attributes_of(handle), ReadAhead(session, handle, start, left)
+                    self._check_version(file, _standing(standing, session, remote))
 
                 def read(size: int) -> bytes:
                     with translating(what):
@@ -165,8 +167,9 @@ class SftpStore:
                 yield cast("BinaryIO", Window(read, left, where))
                 with translating(what):
                     ahead.drain()
-                    self._check_version(file, _standing(session, handle, remote))
-                    session.close_file(handle)
+                    standing, closed = session.ask_attributes_of(handle), session.ask_close(handle)
+                    self._check_version(file, _standing(standing, session, remote))
+                    closed.get()
             except BaseException:
                 session.close()  # answers may be on their way, and the server has the file open
                 raise
@@ -191,10 +194,6 @@ class SftpStore:
         """See `FileDestination.open_write`."""
         del standing  # what is in the way is looked at in any case
         place = Place(self._remote(path), self.url(path))
-        with translating(f"write {place.url}"), self._pool.borrow() as session:
-            there = session.attributes(place.path)
-        if there is not None and not stat.S_ISREG(there.st_mode or stat.S_IFREG):
-            raise ConfigurationError(f"{place.url} is a folder or a device, not a file; choose another name")
         writer = SftpWriter(self._pool, place, declared=size, exists=exists, verify=verify)
         if on_begin is not None:
             on_begin(writer.temporary_name)
@@ -259,7 +258,7 @@ class SftpStore:
         if is_link and leads_to is None:
             self.notes.append(f"{self.url(path)} is a link that leads nowhere, and is left out")
         file = _described(path, leads_to)
-        return file and replace(file, is_link=is_link)
+        return file and replace(file, links=session.links_from(self._remote(path)) if is_link else 0)
 
     def _walk(self, prefix: str, levels: int) -> Iterator[File]:
         """Files below a folder in the order of their whole paths (a folder sorts as `name/`), in folders that are so many levels deep."""
@@ -295,10 +294,10 @@ def _described(path: str, found: paramiko.SFTPAttributes | None) -> File | None:
     return File(path, found.st_size or 0, modified, f"{_NO_SIZE if found.st_size is None else found.st_size}-{found.st_mtime}")
 
 
-def _standing(session: Session, handle: bytes, remote: str) -> paramiko.SFTPAttributes | None:
+def _standing(asked: Answer[paramiko.SFTPAttributes], session: Session, remote: str) -> paramiko.SFTPAttributes | None:
     """Of the open file, where the server can tell; else of what stands at the path."""
     try:
-        return session.attributes_of(handle)
+        return asked.get()
     except StatusError as refused:
         if refused.code != UNSUPPORTED:
             raise

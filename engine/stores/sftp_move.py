@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     import paramiko
 
+    from engine.stores.sftp_publish import Place
     from engine.stores.sftp_session import Session
-    from engine.stores.sftp_upload import Place
 
 
 def move(session: Session, old: str, new: Place, check: Callable[[paramiko.SFTPAttributes | None], None]) -> bool:

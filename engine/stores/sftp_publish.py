@@ -5,8 +5,10 @@ The final name is never deleted first. After an answer that says no, or that was
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigurationError, FerryError, OutcomeUnknown
@@ -21,7 +23,18 @@ if TYPE_CHECKING:
     from engine.stores.sftp_connection import Pool
     from engine.stores.sftp_errors import Failure
     from engine.stores.sftp_session import Session
-    from engine.stores.sftp_upload import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file goes: its path on the server, and how people are shown it."""
+
+    path: str
+    url: str
+
+    def beside(self, name: str) -> str:
+        """The path of another name in the same folder."""
+        return posixpath.join(posixpath.dirname(self.path), name)
 
 
 def aside_name(temporary: str) -> str:
@@ -35,13 +48,13 @@ class Publication:
     """Gives a finished temporary file its final name.
 
     Attributes:
-        replaced: Whether a file stood there before.
+        replaced: Whether a file stood there before; until it is looked at, what the caller knows.
         is_pending: Whether the temporary file may still be there, and is of no more use.
         remains: What could not be removed.
     """
 
-    def __init__(self, pool: Pool, temporary: str, place: Place, ours: paramiko.SFTPAttributes, exists: Exists) -> None:
-        self.replaced = False
+    def __init__(self, pool: Pool, temporary: str, place: Place, ours: paramiko.SFTPAttributes, exists: Exists, *, replaces: bool) -> None:
+        self.replaced = replaces
         self.is_pending = True
         self.remains: list[str] = []
         self._pool = pool
@@ -60,13 +73,10 @@ class Publication:
         """
         session = self._pool.take()
         try:
-            self.replaced = session.attributes(self._place.path, follow=False) is not None
-            if self._exists != "fail":
-                self._replace(session)
-            elif self.replaced:
-                raise self._standing()
-            else:
+            if self._exists == "fail":
                 self._appear(session)
+            else:
+                self._replace(session)
         except FAILURES as error:
             self._learn(error)
         finally:
@@ -75,6 +85,9 @@ class Publication:
 
     def _appear(self, session: Session) -> None:
         """A hard link never replaces; where there are none, neither does a rename by the protocol."""
+        self.replaced = session.attributes(self._place.path, follow=False) is not None
+        if self.replaced:
+            raise self._standing()
         if HARD_LINK in session.extensions:
             try:
                 session.extended(HARD_LINK, os.fsencode(self._temporary), os.fsencode(self._place.path))
@@ -92,14 +105,20 @@ class Publication:
             raise
 
     def _replace(self, session: Session) -> None:
+        standing = session.ask_attributes(self._place.path, follow=False)
         if POSIX_RENAME in session.extensions:
+            renamed = session.ask_extended(POSIX_RENAME, os.fsencode(self._temporary), os.fsencode(self._place.path))
+            standing.wait()
+            with contextlib.suppress(StatusError):  # then it is as it was when the file was begun
+                self.replaced = standing.get() is not None
             try:
-                session.extended(POSIX_RENAME, os.fsencode(self._temporary), os.fsencode(self._place.path))
+                renamed.get()
             except StatusError as refused:
                 if refused.code != UNSUPPORTED:
                     raise
             else:
                 return
+        self.replaced = standing.get() is not None
         if not self.replaced:
             try:
                 session.plain_rename(self._temporary, self._place.path)

@@ -31,6 +31,7 @@ class ReadAhead:
         self._asked: deque[tuple[int, int, int]] = deque()  # number, offset and length of each request, in the order of offsets
         self._answers: dict[int, bytes | Failure] = {}
         self._rest = memoryview(b"")
+        self._ask()
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, none at the end of the range or of the file."""

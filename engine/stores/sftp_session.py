@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import posixpath
+import stat
 import struct
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import paramiko
 from paramiko.sftp import (
@@ -29,6 +31,7 @@ from paramiko.sftp import (
     CMD_OPENDIR,
     CMD_READ,
     CMD_READDIR,
+    CMD_READLINK,
     CMD_REALPATH,
     CMD_REMOVE,
     CMD_RENAME,
@@ -43,11 +46,13 @@ from paramiko.sftp import (
 )
 
 from engine.stores import sftp_packets
-from engine.stores.sftp_errors import FLUSH_SECONDS, NO_SUCH_FILE, StatusError
+from engine.stores.sftp_answer import Answer
+from engine.stores.sftp_errors import FLUSH_SECONDS, NO_SUCH_FILE, UNSUPPORTED, StatusError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, MutableMapping
+    from collections.abc import Callable, Iterator, MutableMapping
 
+T = TypeVar("T")
 POSIX_RENAME = "posix-rename@openssh.com"
 HARD_LINK = "hardlink@openssh.com"
 SYNC = "fsync@openssh.com"
@@ -57,6 +62,8 @@ _VERSION = 3
 _COMMON_CHUNK = 32_600  # every server takes 32 KiB; this with its header fits one packet of an SSH channel, which is faster than one and a bit
 _RECEIVE = 1 << 20  # more lies in the channel; taken at once it would be in memory twice
 _LARGEST_CHUNK = 255 << 10  # what OpenSSH takes
+_ONE_AFTER_ANOTHER = "SSH-2.0-OpenSSH"
+_MOST_LINKS = 40  # as many as Linux follows
 ANSWER_TIMEOUTS = 5
 """So many times as long as a server may be silent may one answer take: one that comes byte by byte would hold a run up for ever."""
 
@@ -75,6 +82,8 @@ class Session(paramiko.SFTPClient):
         extensions: What the server announced.
         read_chunk: Bytes to ask for in one request.
         write_chunk: Bytes to send in one request.
+        keeps_order: Whether the server is known to take one request after another: https://datatracker.ietf.org/doc/html/draft-ietf-secsh-filexfer-02#section-6.1
+            demands as much for one file, and gateways exist that do not.
     """
 
     if TYPE_CHECKING:  # what paramiko's stubs leave out
@@ -90,6 +99,7 @@ class Session(paramiko.SFTPClient):
     def __init__(self, channel: paramiko.Channel) -> None:
         self.extensions: dict[str, bytes] = {}
         self.read_chunk = self.write_chunk = _COMMON_CHUNK
+        self.keeps_order = channel.get_transport().remote_version.startswith(_ONE_AFTER_ANOTHER)
         self._ahead = b""  # received, and not looked at yet from `_at` on
         self._at = 0
         self._torn = False  # left in the middle of a packet
@@ -124,25 +134,15 @@ class Session(paramiko.SFTPClient):
 
     def open_file(self, path: str, flags: int) -> bytes:
         """A handle."""
-        return self._answer(CMD_HANDLE, CMD_OPEN, os.fsencode(path), flags, paramiko.SFTPAttributes()).get_binary()
+        return self.ask_open(path, flags).get()
 
     def close_file(self, handle: bytes) -> None:
         """CLOSE, whose status counts: quotas and delayed writes show here."""
-        self._answer(CMD_STATUS, CMD_CLOSE, handle)
+        self.ask_close(handle).get()
 
     def attributes(self, path: str, *, follow: bool = True) -> paramiko.SFTPAttributes | None:
         """What stands at the path, None when nothing does."""
-        try:
-            message = self._answer(CMD_ATTRS, CMD_STAT if follow else CMD_LSTAT, os.fsencode(path))
-        except StatusError as refused:
-            if refused.code == NO_SUCH_FILE:
-                return None
-            raise
-        return _attributes(message)
-
-    def attributes_of(self, handle: bytes) -> paramiko.SFTPAttributes:
-        """Of an open file."""
-        return _attributes(self._answer(CMD_ATTRS, CMD_FSTAT, handle))
+        return self.ask_attributes(path, follow=follow).get()
 
     def entries(self, folder: str) -> list[tuple[str, paramiko.SFTPAttributes]]:
         """Names in a folder, with what they themselves are (links are not followed)."""
@@ -162,9 +162,19 @@ class Session(paramiko.SFTPClient):
 
     def absolute(self, path: str) -> str:
         """The path without links and from the root, as the server says."""
-        message = self._answer(CMD_NAME, CMD_REALPATH, os.fsencode(path or "."))
-        message.get_int()
-        return os.fsdecode(message.get_binary())
+        return self._name(CMD_REALPATH, path or ".")
+
+    def links_from(self, path: str) -> int:
+        """How many symbolic links lead from a link to the file that it leads to; 1 where the server does not say."""
+        links = 1
+        with contextlib.suppress(StatusError):
+            while links < _MOST_LINKS:
+                path = posixpath.join(posixpath.dirname(path), self._name(CMD_READLINK, path))
+                found = self.attributes(path, follow=False)
+                if found is None or not stat.S_ISLNK(found.st_mode or 0):
+                    break
+                links += 1
+        return links
 
     def make_folder(self, path: str) -> None:
         """MKDIR."""
@@ -184,12 +194,38 @@ class Session(paramiko.SFTPClient):
 
     def extended(self, name: str, *args: bytes) -> None:
         """A request of an extension that is answered by a status."""
-        self._answer(CMD_STATUS, CMD_EXTENDED, name, *args)
+        self.ask_extended(name, *args).get()
 
     def digest_of(self, handle: bytes) -> bytes:
         """The server's answer to `check-file` for the whole file, which ends with the SHA-256."""
         with self.patience(FLUSH_SECONDS):
             return self._answer(CMD_EXTENDED_REPLY, CMD_EXTENDED, "check-file-handle", handle, "sha256", int64(0), int64(0), 0).get_remainder()
+
+    # requests whose answers may be waited for later, where the server keeps the order
+
+    def ask_open(self, path: str, flags: int) -> Answer[bytes]:
+        """For a handle."""
+        return self._ask(CMD_HANDLE, paramiko.Message.get_binary, CMD_OPEN, os.fsencode(path), flags, paramiko.SFTPAttributes())
+
+    def ask_close(self, handle: bytes) -> Answer[None]:
+        """CLOSE."""
+        return self._ask(CMD_STATUS, _nothing, CMD_CLOSE, handle)
+
+    def ask_sync(self, handle: bytes) -> Answer[None]:
+        """For what was written to be on the server's disk; a server may offer it and not support it."""
+        return self._ask(CMD_STATUS, _nothing, CMD_EXTENDED, SYNC, handle, pardoned=UNSUPPORTED)
+
+    def ask_attributes(self, path: str, *, follow: bool = True) -> Answer[paramiko.SFTPAttributes | None]:
+        """For what stands at the path."""
+        return self._ask(CMD_ATTRS, _attributes, CMD_STAT if follow else CMD_LSTAT, os.fsencode(path), pardoned=NO_SUCH_FILE)
+
+    def ask_attributes_of(self, handle: bytes) -> Answer[paramiko.SFTPAttributes]:
+        """For those of an open file."""
+        return self._ask(CMD_ATTRS, _attributes, CMD_FSTAT, handle)
+
+    def ask_extended(self, name: str, *args: bytes) -> Answer[None]:
+        """For a request of an extension that is answered by a status."""
+        return self._ask(CMD_STATUS, _nothing, CMD_EXTENDED, name, *args)
 
     # pipelined requests, each answered to `asks`
 
@@ -276,19 +312,25 @@ class Session(paramiko.SFTPClient):
 
     def _read_response(self, waitfor: int | None = None) -> tuple[Any, Any]:
         self._torn = True
-        try:
-            answer: tuple[Any, Any] = super()._read_response(waitfor)  # type: ignore[misc]
-        except (StatusError, EOFError):  # a status, read to its end
-            self._torn = False
-            raise
+        answer: tuple[Any, Any] = super()._read_response(waitfor)  # type: ignore[misc]
         self._torn = False
         return answer
 
+    def _ask(self, wanted: int, read: Callable[[paramiko.Message], T], kind: int, *args: Any, pardoned: int | None = None) -> Answer[T]:
+        answer = Answer(self, wanted, read, pardoned)
+        self._async_request(answer, kind, *args)
+        if not self.keeps_order:
+            answer.wait()
+        return answer
+
+    def _name(self, kind: int, path: str) -> str:
+        """The one name that answers a question about a path."""
+        message = self._answer(CMD_NAME, kind, os.fsencode(path))
+        message.get_int()
+        return os.fsdecode(message.get_binary())
+
     def _answer(self, wanted: int, kind: int, *args: Any) -> paramiko.Message:
-        got, message = self._request(kind, *args)
-        if got != wanted:
-            raise paramiko.SFTPError("an answer of another kind")
-        return message
+        return self._ask(wanted, lambda message: message, kind, *args).get()
 
     def _ask_limits(self) -> None:
         if LIMITS not in self.extensions:
@@ -306,3 +348,8 @@ class Session(paramiko.SFTPClient):
 def _attributes(message: paramiko.Message) -> paramiko.SFTPAttributes:
     found: paramiko.SFTPAttributes = paramiko.SFTPAttributes._from_msg(message)  # type: ignore[attr-defined]  # noqa: SLF001 - paramiko's own parser
     return found
+
+
+def _nothing(message: paramiko.Message) -> None:
+    """What is made of a status that is a success."""
+    del message

@@ -8,23 +8,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import posixpath
+import stat
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import paramiko
 from paramiko.sftp import SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLAG_READ, SFTP_FLAG_WRITE
 
 from engine import workers
-from engine.errors import FerryError, IntegrityError, TransferFailed
+from engine.errors import ConfigurationError, FerryError, IntegrityError, TransferFailed
 from engine.results import Receipt, reaches
-from engine.stores.sftp_errors import FAILURES, FLUSH_SECONDS, NO_SUCH_FILE, UNSUPPORTED, StatusError, translating
+from engine.stores.sftp_errors import FAILURES, FLUSH_SECONDS, NO_SUCH_FILE, StatusError, translating
 from engine.stores.sftp_flush import EarlyFlush
 from engine.stores.sftp_lane import Lane
 from engine.stores.sftp_move import make_folders
-from engine.stores.sftp_publish import Publication
+from engine.stores.sftp_publish import Place, Publication
 from engine.stores.sftp_read import ReadAhead
 from engine.stores.sftp_session import CHECK_FILE, SYNC
 from engine.stores.temporary import new_token, temporary_name
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from engine.protocols import Exists
     from engine.results import Verification
+    from engine.stores.sftp_answer import Answer
     from engine.stores.sftp_connection import Pool
     from engine.stores.sftp_session import Session
 
@@ -42,20 +43,9 @@ WIDE_BYTES = 64 << 20
 LANES = 4
 LONG_WAY_SECONDS = 0.005
 OPEN_ATTEMPTS = 5
-LOOK_AGAIN_SECONDS = (0.05, 0.15, 0.3, 0.5, 1.0)
+LOOK_AGAIN_SECONDS = (0.0, 0.05, 0.15, 0.3, 0.5, 1.0)
+_NEW_FILE = SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
 _HASHED_APART = 128 << 10  # smaller pieces are hashed sooner than handed to another thread
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a file goes: its path on the server, and how people are shown it."""
-
-    path: str
-    url: str
-
-    def beside(self, name: str) -> str:
-        """The path of another name in the same folder."""
-        return posixpath.join(posixpath.dirname(self.path), name)
 
 
 class SftpWriter:
@@ -80,7 +70,8 @@ class SftpWriter:
         self._round_trip = 0.0
         self._widens_at = 0 if (declared or 0) >= WIDE_BYTES else WIDE_BYTES
         self._made: list[str] = []
-        self._begun = False
+        self._begun = False  # whether the temporary file may be there
+        self._replaces = False
         self._broken = False
         self._finished = False
         self._found = paramiko.SFTPAttributes()
@@ -112,19 +103,42 @@ class SftpWriter:
         return self
 
     def _open(self, session: Session) -> bytes:
-        """Make the temporary file and the folders that are missing: again if another writer, who failed, has just taken away the folders that it had made."""
-        for attempt in range(1, OPEN_ATTEMPTS + 1):
+        """Make the temporary file, and look at what is in the way: most often nothing, and the folder is there."""
+        self._begun = True
+        began = time.monotonic()
+        standing, opened = session.ask_attributes(self._place.path), session.ask_open(self._temporary, _NEW_FILE)
+        opened.wait()
+        self._round_trip = time.monotonic() - began
+        try:
+            handle = opened.get()
+        except StatusError:
+            self._begun = False
+            self._check_way(standing.get())
+            return self._open_below(session)
+        try:
+            self._check_way(standing.get())
+        except BaseException:
+            with contextlib.suppress(*FAILURES):
+                session.close_file(handle)
+            raise
+        return handle
+
+    def _check_way(self, standing: paramiko.SFTPAttributes | None) -> None:
+        if standing is not None and not stat.S_ISREG(standing.st_mode or stat.S_IFREG):
+            raise ConfigurationError(f"{self._place.url} is a folder or a device, not a file; choose another name")
+        self._replaces = standing is not None
+
+    def _open_below(self, session: Session) -> bytes:
+        """Make folders that are missing, and the file: again if another writer, who failed, has just taken away the folders that it had made."""
+        for left in reversed(range(OPEN_ATTEMPTS)):
             try:
                 make_folders(session, self._place, self._made)
                 self._begun = True
-                began = time.monotonic()
-                handle = session.open_file(self._temporary, SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL)
+                return session.open_file(self._temporary, _NEW_FILE)
             except StatusError as refused:
-                if refused.code != NO_SUCH_FILE or attempt == OPEN_ATTEMPTS:
+                self._begun = False
+                if refused.code != NO_SUCH_FILE or not left:
                     raise
-            else:
-                self._round_trip = time.monotonic() - began
-                return handle
         raise AssertionError  # the loop returns or raises
 
     def write(self, data: bytes | memoryview | Any) -> int:
@@ -170,8 +184,7 @@ class SftpWriter:
             if self._declared is not None and self._declared != self.size:
                 raise IntegrityError(f"{self._place.url}: {self.size:,} bytes written, {self._declared:,} announced; not published")
             with translating(self._what):
-                self._complete(session)
-                found = self._look(session)
+                found = self._looked_again(session, self._complete(session))
             self._check_size(found)
             with translating(f"verify {self._place.url}"):
                 self._reach(session)
@@ -184,7 +197,7 @@ class SftpWriter:
             return
         try:
             self.finish()
-            publication = Publication(self._pool, self._temporary, self._place, self._found, self._exists)
+            publication = Publication(self._pool, self._temporary, self._place, self._found, self._exists, replaces=self._replaces)
             self._begun = False  # from here on the publication decides what is left
             try:
                 publication.run()
@@ -254,36 +267,51 @@ class SftpWriter:
         for lane in lanes:
             self._pool.give_back(lane.session)
 
-    def _complete(self, session: Session) -> None:
-        """The tail, then all answers, then the server's disk, then CLOSE."""
+    def _complete(self, session: Session) -> paramiko.SFTPAttributes | None:
+        """The tail, the server's disk, CLOSE, and what the server has then: without waiting between where it keeps the order, and each answer looked at."""
         if self._filling:
             self._send_filling()
-        for lane in self._lanes:
+        first, *others = self._lanes
+        for lane in others:
             lane.drain()
         self._end_flush()
+        if others or not session.keeps_order:
+            first.drain()
         with session.patience(FLUSH_SECONDS):
-            if SYNC in session.extensions and self._lanes[0].handle is not None:
-                try:
-                    session.extended(SYNC, self._lanes[0].handle)
-                except StatusError as refused:
-                    if refused.code != UNSUPPORTED:
-                        raise
-            for lane in reversed(self._lanes):
-                lane.close()
+            asked = self._ask_for_the_end(session)
+        first.drain()
+        with session.patience(FLUSH_SECONDS):
+            for answer in asked:
+                answer.wait()
+        found: paramiko.SFTPAttributes | None = [answer.get() for answer in asked][-1]
+        return found
+
+    def _ask_for_the_end(self, session: Session) -> list[Answer[Any]]:
+        """Sync, CLOSE, and what stands there, in this order."""
+        first, *others = self._lanes
+        assert first.handle is not None  # noqa: S101 - open until now
+        synced = [session.ask_sync(first.handle)] if SYNC in session.extensions else []
+        for lane in others:  # a CLOSE takes as long as what it brings to the disk
+            for answer in synced:
+                answer.get()
+            with lane.session.patience(FLUSH_SECONDS):
+                lane.close().get()
+        return [*synced, first.close(), session.ask_attributes(self._temporary)]
 
     def _end_flush(self) -> None:
         flush, self._flush = self._flush, None
         if flush is not None:
             flush.end()
 
-    def _look(self, session: Session) -> paramiko.SFTPAttributes | None:
-        """What stands under the temporary name; behind rclone's cache a file may appear a moment after its CLOSE was answered."""
+    def _looked_again(self, session: Session, found: paramiko.SFTPAttributes | None) -> paramiko.SFTPAttributes | None:
+        """What stands under the temporary name: behind a cache or a gateway it may be whole a moment after CLOSE was answered."""
         for pause in LOOK_AGAIN_SECONDS:
-            if (found := session.attributes(self._temporary)) is not None:
-                return found
+            if found is not None and found.st_size in {None, self.size}:
+                break
             workers.still_wanted()
             time.sleep(pause)
-        return session.attributes(self._temporary)
+            found = session.attributes(self._temporary)
+        return found
 
     def _check_size(self, found: paramiko.SFTPAttributes | None) -> None:
         if found is None:
@@ -353,8 +381,14 @@ class SftpWriter:
             try:
                 session.remove_file(self._temporary)
             except StatusError as refused:
-                if refused.code != NO_SUCH_FILE and session.attributes(self._temporary, follow=False) is not None:
+                if refused.code != NO_SUCH_FILE and self._may_stand(session):
                     self.remains.append(self._temporary)
         for folder in reversed(self._made):
             with contextlib.suppress(StatusError):  # others have put something there
                 session.remove_folder(folder)
+
+    def _may_stand(self, session: Session) -> bool:
+        try:
+            return session.attributes(self._temporary, follow=False) is not None
+        except StatusError:
+            return True

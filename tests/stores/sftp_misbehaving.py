@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
-from paramiko.sftp import CMD_CLOSE, CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_RENAME, CMD_VERSION, SFTP_FAILURE, SFTP_NO_SUCH_FILE, SFTP_OK
+from paramiko.sftp import (
+    CMD_CLOSE,
+    CMD_EXTENDED,
+    CMD_EXTENDED_REPLY,
+    CMD_RENAME,
+    CMD_VERSION,
+    SFTP_FAILURE,
+    SFTP_NO_SUCH_FILE,
+    SFTP_OK,
+    SFTP_OP_UNSUPPORTED,
+    SFTP_PERMISSION_DENIED,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,11 +50,14 @@ class Faults:
         race: Somebody else makes each folder just before MKDIR, which then answers FAILURE.
         remove_folder: So many times somebody else removes an empty folder just before a file is made in it.
         late_stats: So many times STAT does not find a file that was closed.
+        short_stats: So many times STAT tells of half of a file that was closed.
         drip: Answers come byte by byte, so many seconds apart.
         unreachable: New connections are dropped.
         refuse_sync: Whether the n-th fsync (from 0) fails.
         folds: Names that differ only by case are one file.
-        rename: What happens to the n-th rename (from 0): `refuse`, `lose` (done, the connection cut), `cut` (not done, the connection cut).
+        rename: What happens to the n-th rename (from 0): `refuse`, `unsupported`, `lose` (done, the connection cut), `cut` (not done, the connection cut).
+        forbidden: Whether a request (`open`, `stat`, `lstat`, `remove`) about a path is denied.
+        remove_parent: So many times somebody else removes an empty folder just before another is made in it.
     """
 
     extensions: tuple[str, ...] = ()
@@ -59,7 +73,10 @@ class Faults:
     rename: Callable[[int], str | None] = lambda _: None
     race: bool = False
     remove_folder: int = 0
+    remove_parent: int = 0
+    forbidden: Callable[[str, str], bool] = lambda _request, _path: False
     late_stats: int = 0
+    short_stats: int = 0
     drip: float = 0.0
     unreachable: bool = False
     writes: int = 0
@@ -75,6 +92,7 @@ class Server:
     root: Path
     faults: Faults
     host_keys: Sequence[paramiko.PKey]
+    program: str = "OpenSSH_9.9"  # which it says it is
     users: list[paramiko.PKey] = field(default_factory=list)
     methods: str = "publickey,password"
     transports: list[paramiko.Transport] = field(default_factory=list)
@@ -117,6 +135,7 @@ def _accept(listener: socket.socket, server: Server, stop: threading.Event) -> N
             connection.close()
             continue
         transport = paramiko.Transport(connection)
+        transport.local_version = f"SSH-2.0-{server.program}"
         for key in server.host_keys:
             transport.add_server_key(key)
         transport.set_subsystem_handler("sftp", _Protocol, _Files, server)
@@ -185,8 +204,8 @@ class _Protocol(paramiko.SFTPServer):
         if kind == CMD_RENAME or (kind == CMD_EXTENDED and b"posix-rename" in message.asbytes()):
             fault = faults.rename(faults.renames)
             faults.renames += 1
-        if fault == "refuse":
-            self._send_status(number, SFTP_FAILURE)  # type: ignore[attr-defined]
+        if fault in {"refuse", "unsupported"}:
+            self._send_status(number, SFTP_FAILURE if fault == "refuse" else SFTP_OP_UNSUPPORTED)  # type: ignore[attr-defined]
         elif fault == "cut":
             self.channel.get_transport().close()
         elif fault == "lose":
@@ -234,6 +253,8 @@ class _Files(paramiko.SFTPServerInterface):
         if flags & os.O_CREAT and faults.remove_folder and folder.is_dir():
             faults.remove_folder -= 1
             folder.rmdir()
+        if faults.forbidden("open", path):
+            return SFTP_PERMISSION_DENIED
         try:
             return _Handle(self, self._place(path), flags)
         except OSError as error:
@@ -249,20 +270,36 @@ class _Files(paramiko.SFTPServerInterface):
 
     def stat(self, path: str) -> Any:
         faults = self.control.faults
+        if faults.forbidden("stat", path):
+            return SFTP_PERMISSION_DENIED
         if path.endswith(".part") and faults.late_stats:
             faults.late_stats -= 1
             return SFTP_NO_SUCH_FILE
-        return self._try(lambda: self._attributes(self._place(path).stat()))
+        found = self._try(lambda: self._attributes(self._place(path).stat()))
+        if path.endswith(".part") and faults.short_stats:
+            faults.short_stats -= 1
+            found.st_size //= 2
+        return found
 
     def lstat(self, path: str) -> Any:
+        if self.control.faults.forbidden("lstat", path):
+            return SFTP_PERMISSION_DENIED
         return self._try(lambda: self._attributes(self._place(path).lstat()))
 
+    def readlink(self, path: str) -> Any:
+        return self._try(lambda: str(self._place(path).readlink()))
+
     def remove(self, path: str) -> Any:
+        if self.control.faults.forbidden("remove", path):
+            return SFTP_PERMISSION_DENIED
         return self._try(lambda: self._place(path).unlink())
 
     def mkdir(self, path: str, _attr: Any) -> Any:
         if self.control.faults.race:
             self._place(path).mkdir(exist_ok=True)
+        if self.control.faults.remove_parent and self._place(path).parent != self.control.root:
+            self.control.faults.remove_parent -= 1
+            self._place(path).parent.rmdir()
         return self._try(lambda: self._place(path).mkdir())
 
     def rmdir(self, path: str) -> Any:

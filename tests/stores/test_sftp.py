@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paramiko
+import psutil
 import pytest
 
 from engine import workers
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DATA = os.urandom(700_001)  # 22 writes
+EXTENSIONS = ("posix-rename@openssh.com", "fsync@openssh.com")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,11 @@ def get(store: SftpStore, path: str) -> bytes:
     assert file is not None
     with store.open_read(file) as body:
         return body.read()
+
+
+def open_files(server: Server) -> list[str]:
+    """Of what it serves; it runs in this process."""
+    return [file.path for file in psutil.Process().open_files() if file.path.startswith(str(server.root))]
 
 
 def line_of(key: paramiko.PKey) -> str:
@@ -381,6 +388,109 @@ def test_a_file_that_appears_a_moment_after_its_close_is_waited_for(server: Serv
     with pytest.raises(TransferFailed, match="has it no more") if times == 100 else contextlib.nullcontext():
         put(store, "file")
     assert server.names() == ([] if times == 100 else ["file"])
+
+
+@pytest.mark.parametrize("times", [1, 3, 100])
+def test_a_size_that_is_right_a_moment_after_the_close_is_waited_for(server: Server, store: SftpStore, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_upload, "LOOK_AGAIN_SECONDS", (0.01, 0.01, 0.01))
+    server.faults.short_stats = times
+    with pytest.raises(IntegrityError, match="700,001 bytes written, 350,000 on the server") if times == 100 else contextlib.nullcontext():
+        put(store, "file")
+    assert server.names() == ([] if times == 100 else ["file"])
+
+
+@pytest.mark.parametrize(("program", "extensions", "waits"), [("OpenSSH_9.9", EXTENSIONS, 3), ("OpenSSH_9.9", (), 4), ("other", EXTENSIONS, 8)])
+def test_a_small_file_waits_three_times_for_a_server_that_keeps_the_order(
+    server: Server, monkeypatch: pytest.MonkeyPatch, program: str, extensions: tuple[str, ...], waits: int
+) -> None:
+    """Over a long way, waiting for the answer to each request is what takes the time."""
+    server.program, server.faults.extensions = program, extensions
+    turns: list[str] = []
+
+    def noting(name: str) -> None:
+        true = getattr(sftp_session.Session, name)
+
+        def noted(*args: Any) -> Any:
+            if turns[-1:] != [name]:
+                turns.append(name)
+            return true(*args)
+
+        monkeypatch.setattr(sftp_session.Session, name, noted)
+
+    with contextlib.closing(store_at(server)) as store:
+        put(store, "folder/first", b"x")
+        noting("_write_all")
+        noting("_read_response")
+        put(store, "folder/file", DATA[:20_000])
+        assert turns.count("_read_response") == waits
+        file = store.stat("folder/file")
+        assert file is not None
+        turns.clear()
+        with store.open_read(file) as body:
+            assert body.read() == DATA[:20_000]
+        assert turns.count("_read_response") == (5 if program == "other" else 3)
+
+
+@pytest.mark.parametrize("extensions", [(), EXTENSIONS])
+def test_a_folder_in_the_way_is_refused_and_nothing_is_left(server: Server, store: SftpStore, extensions: tuple[str, ...]) -> None:
+    server.faults.extensions = extensions
+    (server.root / "file").mkdir()
+    with pytest.raises(ConfigurationError, match="is a folder or a device"):
+        put(store, "file")
+    assert server.names() == ["file"]
+    assert open_files(server) == []
+
+
+def test_a_rename_that_is_offered_and_not_supported_is_done_otherwise(server: Server, store: SftpStore) -> None:
+    server.faults = Faults(extensions=EXTENSIONS, rename=lambda n: "unsupported" if n % 2 == 0 else None)
+    assert put(store, "file").replaced is False
+    server.faults = Faults(extensions=EXTENSIONS, rename=lambda n: "unsupported" if n == 0 else None)
+    assert put(store, "file", b"new").replaced is True
+    assert get(store, "file") == b"new"
+    assert server.names() == ["file"]
+
+
+def test_a_look_that_is_refused_does_not_undo_a_publication(server: Server, store: SftpStore) -> None:
+    server.faults = Faults(extensions=EXTENSIONS, forbidden=lambda request, _: request == "lstat")
+    assert put(store, "file").replaced is False
+    assert put(store, "file", b"new").replaced is True
+    assert get(store, "file") == b"new"
+
+
+@pytest.mark.parametrize("times", [1, 3, 100])
+def test_a_folder_that_is_taken_away_while_another_is_made_in_it_is_made_anew(server: Server, store: SftpStore, times: int) -> None:
+    server.faults.remove_parent = times
+    with pytest.raises(TransferFailed, match="no such file or folder") if times == 100 else contextlib.nullcontext():
+        put(store, "a/b/file")
+    assert server.names() == ([] if times == 100 else ["a", "a/b", "a/b/file"])
+
+
+def test_a_place_that_may_not_be_looked_at_is_refused_and_nothing_stays_open(server: Server, store: SftpStore) -> None:
+    server.faults.forbidden = lambda request, path: request == "stat" and not path.endswith(".part")
+    with pytest.raises(ResourceError, match="permission denied"):
+        put(store, "file")
+    assert server.names() == []
+    assert open_files(server) == []
+
+
+def test_a_file_that_was_never_made_is_not_said_to_remain(server: Server, store: SftpStore) -> None:
+    server.faults.forbidden = lambda _, path: path.endswith(".part")
+    with pytest.raises(ResourceError, match="permission denied"):
+        put(store, "file")
+    assert store.notes == []
+
+
+@pytest.mark.parametrize("kind", ["sftp", "folder"])
+@pytest.mark.parametrize("most", [1, 16])
+def test_a_move_sends_links_before_the_links_that_they_lead_to(server: Server, store: SftpStore, tmp_path: Path, most: int, kind: str) -> None:
+    (server.root / "a.csv").write_bytes(DATA)
+    for name, leads_to in (("b.csv", "a.csv"), ("c.csv", "b.csv"), ("d.csv", "c.csv")):
+        (server.root / name).symlink_to(leads_to)
+    source = store if kind == "sftp" else LocalStore(FolderOptions(path=str(server.root)))
+    result = transfer(source, LocalStore(FolderOptions(path=str(tmp_path / "out"))), Orders(delete_source=True, files_in_flight=most))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {f"{name}.csv": DATA for name in "abcd"}
+    assert server.names() == []
+    assert result.notes == ()
 
 
 @pytest.mark.parametrize("most", [1, 16])
