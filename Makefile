@@ -46,6 +46,6 @@ $(READY): pyproject.toml requirements.lock
 	else "$$python" -m venv $(VENV) >/dev/null && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; fi \
 	|| { echo "no virtual environment could be made in $(VENV) (Debian: apt install python3-venv; or have uv on PATH)" >&2; exit 1; }
 	@echo "installing into $(VENV) what requirements.lock names …" >&2
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
