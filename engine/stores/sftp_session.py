@@ -62,6 +62,7 @@ _VERSION = 3
 _COMMON_CHUNK = 32_600  # every server takes 32 KiB; this with its header fits one packet of an SSH channel, which is faster than one and a bit
 _RECEIVE = 1 << 20  # more lies in the channel; taken at once it would be in memory twice
 _LARGEST_CHUNK = 255 << 10  # what OpenSSH takes
+_HELD_BYTES = 30_000  # of small requests; they fit one packet of an SSH channel
 _ONE_AFTER_ANOTHER = "SSH-2.0-OpenSSH"
 _MOST_LINKS = 40  # as many as Linux follows
 ANSWER_TIMEOUTS = 5
@@ -103,6 +104,8 @@ class Session(paramiko.SFTPClient):
         self._ahead = b""  # received, and not looked at yet from `_at` on
         self._at = 0
         self._torn = False  # left in the middle of a packet
+        self._held: list[bytes] = []  # requests that wait for company
+        self._held_bytes = 0
         super().__init__(channel)
         self._ask_limits()
 
@@ -284,6 +287,21 @@ class Session(paramiko.SFTPClient):
     _convert_status = check_status  # what paramiko calls it
 
     def _write_all(self, out: bytes) -> None:
+        """Small requests are held until an answer is waited for, and go in one packet: a packet costs both ends more than what is in it."""
+        if self._held_bytes + len(out) > _HELD_BYTES:
+            self._send_held()
+        if len(out) > _HELD_BYTES:
+            self._send(out)
+        else:
+            self._held.append(out)
+            self._held_bytes += len(out)
+
+    def _send_held(self) -> None:
+        if self._held:
+            held, self._held, self._held_bytes = b"".join(self._held), [], 0
+            self._send(held)
+
+    def _send(self, out: bytes) -> None:
         """Without copying the rest for every packet; a closed channel is no end of a file."""
         rest = memoryview(out)
         self._torn = True
@@ -296,6 +314,7 @@ class Session(paramiko.SFTPClient):
 
     def _read_all(self, n: int) -> bytes:
         """Takes all that has arrived at once: paramiko's channel moves its whole buffer for every few bytes that are taken from it."""
+        self._send_held()
         pieces: list[bytes] = []
         began, longest = time.monotonic(), ANSWER_TIMEOUTS * (self.sock.gettimeout() or math.inf)
         while n > len(self._ahead) - self._at:
