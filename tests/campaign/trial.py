@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import secrets
 import signal
 import subprocess
 import time
@@ -226,6 +227,8 @@ def contents(rng: random.Random, sizes: tuple[int, ...], folder: Path) -> dict[s
     found = {}
     for name, size in ((MAIN, main), ("a.bin", rng.choice((0, 1, 70_000))), ("z.bin", rng.choice((0, 1, 300_000)))):
         found[name] = folder / str(size)
-        if not found[name].exists():
-            found[name].write_bytes(random.Random(size).randbytes(size))
+        if not found[name].exists():  # trials run side by side: none may see a file that is not whole
+            unfinished = folder / f"{size}-{secrets.token_hex(8)}"
+            unfinished.write_bytes(random.Random(size).randbytes(size))
+            unfinished.rename(found[name])
     return found
