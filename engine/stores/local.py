@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from engine.protocols import Exists, FileInfo, FileSource
     from engine.results import Verification
 
+_MOST_LINKS = 40  # as many as Linux follows
+
 
 def _mode(value: Any) -> Any:
     """`"0640"` or `"640"`, as chmod takes it."""
@@ -314,6 +316,6 @@ def _is_circle(link: str) -> bool:
 def _links_from(place: str) -> int:
     """How many symbolic links lead from a name to the file that it leads to."""
     links = 0
-    while os.path.islink(place):  # noqa: PTH114 - as above
+    while links < _MOST_LINKS and os.path.islink(place):  # noqa: PTH114 - as above
         links, place = links + 1, os.path.join(os.path.dirname(place), os.readlink(place))  # noqa: PTH115, PTH118, PTH120 - as above
     return links

@@ -105,8 +105,9 @@ class SftpWriter:
     def _open(self, session: Session) -> bytes:
         """Make the temporary file, and look at what is in the way: most often nothing, and the folder is there."""
         self._begun = True
+        standing = session.ask_attributes(self._place.path)
         began = time.monotonic()
-        standing, opened = session.ask_attributes(self._place.path), session.ask_open(self._temporary, _NEW_FILE)
+        opened = session.ask_open(self._temporary, _NEW_FILE)
         opened.wait()
         self._round_trip = time.monotonic() - began
         try:
