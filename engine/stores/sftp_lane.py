@@ -24,39 +24,33 @@ class Lane:
     Attributes:
         session: The connection, held as long as the lane is.
         handle: None once CLOSE was sent.
-        failure: The first answer that was no success.
     """
 
     def __init__(self, session: Session, handle: bytes) -> None:
         self.session = session
         self.handle: bytes | None = handle
         self._unanswered: set[int] = set()  # numbers of requests
-        self.failure: Failure | None = None
+        self._failure: Failure | None = None
 
     def send(self, offset: int, data: memoryview) -> None:
         """Send one chunk; waits while too many are in flight."""
         assert self.handle is not None  # noqa: S101 - open until `close`
         while len(self._unanswered) * self.session.write_chunk >= IN_FLIGHT_BYTES:
             self.session.take_answer()
-        self.check()
+        self._check()
         self._unanswered.add(self.session.send_write(self, self.handle, offset, data))
 
     def look(self) -> int:
         """Take the answers that are here; returns how many are not. Raises if one was no success."""
         while self._unanswered and self.session.has_answer():
             self.session.take_answer()
-        self.check()
+        self._check()
         return len(self._unanswered)
-
-    def wait(self) -> None:
-        """Wait for every answer, whatever it says."""
-        while self._unanswered:
-            self.session.take_answer()
 
     def drain(self) -> None:
         """Wait for every answer; raises if one was no success."""
-        self.wait()
-        self.check()
+        self._wait()
+        self._check()
 
     def close(self) -> Answer[None]:
         """CLOSE, whose answer counts as much; once."""
@@ -69,14 +63,17 @@ class Lane:
         if self.session.is_torn:
             return
         with contextlib.suppress(*FAILURES), self.session.patience(DISCARD_SECONDS):
-            self.wait()
+            self._wait()
             if self.handle is not None:
                 self.close().wait()
 
-    def check(self) -> None:
-        """Raise what was no success."""
-        if self.failure is not None:
-            raise self.failure
+    def _wait(self) -> None:
+        while self._unanswered:
+            self.session.take_answer()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _async_response(self, kind: int, message: paramiko.Message, number: int) -> None:
         """The answer to one WRITE; the first that is no success is what went wrong."""
@@ -86,4 +83,4 @@ class Lane:
                 raise paramiko.SFTPError("an answer of another kind")
             self.session.check_status(message)
         except FAILURES as failure:
-            self.failure = self.failure or failure
+            self._failure = self._failure or failure
