@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import pytest
 
+from engine import jobs
 from engine.errors import ConfigurationError, FerryError, LeaseLost, OutcomeUnknown, PartlyFailed, ResourceError, TransferFailed
 from engine.protocols import Earlier
 from engine.results import Progress, Receipt, RunResult, partly
@@ -875,3 +876,14 @@ def test_a_move_sends_links_before_the_files_that_they_lead_to(tmp_path: Path, m
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == dict.fromkeys(["1.csv", "2024-01.csv", "latest.csv"], b"the content")
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["gone.csv"]
     assert any("gone.csv is a link that leads nowhere" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(("kind", "more", "most"), [("filesystem", {}, 32), ("sftp", {}, 8), ("rest_api", {}, 16), ("sftp", {"files_in_flight": 3}, 3)])
+def test_servers_with_a_program_for_each_file_are_asked_for_fewer_at_once(tmp_path: Path, kind: str, more: dict[str, Any], most: int) -> None:
+    ends = {
+        "filesystem": {"path": str(tmp_path / "out")},
+        "sftp": {"host": "127.0.0.1", "username": "ferry", "path": "/out"},
+        "rest_api": {"url": "https://127.0.0.1/in"},
+    }
+    job = jobs.transfer_job("filesystem", {"path": str(tmp_path)}, kind, {**ends[kind], **more})
+    assert job.orders.files_in_flight == most
