@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.postgres.copy_kernel import FINE, I64, U64, compiled, int16, int32, int64
+from engine.postgres.copy_kernel import CORRUPT, FINE, I64, U64, UNFIT, compiled, int16, int64, put64
+from engine.postgres.copy_layout import DATA, LIMIT_HIGH, LIMIT_LOW, SETTING
 
 if TYPE_CHECKING:
-    from engine.postgres.copy_kernel import Bytes, Positions
+    from engine.postgres.copy_kernel import Bytes, Lines
 
 POSITIVE, NEGATIVE, NAN, INFINITY, MINUS_INFINITY = 0x0000, 0x4000, 0xC000, 0xD000, 0xF000
-UNFIT, CORRUPT = 1, 2
 HALF, GROUP = U64(0xFFFFFFFF), U64(0xFFFF)
 
 POWERS = np.array([1, 10, 100, 1000, 10000], dtype=np.uint64)
@@ -91,31 +91,24 @@ def magnitude(src: Bytes, at: int, digits: int, weight: int, scale: int) -> tupl
 
 
 @compiled
-def numerics(src: Bytes, at: Positions, out: Any, scale: int, limit_high: Any, limit_low: Any) -> tuple[int, int]:
-    """Numerics as decimal128 of a scale, below a limit (10 ** precision).
-
-    Returns:
-        The first row that is not as it should be or FINE, and whether it is UNFIT (a value that does not fit) or CORRUPT.
-    """
-    for row in range(len(at)):
-        length = int32(src, at[row])
-        if length == -1:
-            out[row, 0], out[row, 1] = U64(0), U64(0)
-            continue
-        if length < 8:
-            return row, CORRUPT
-        start = at[row] + 4
-        digits, weight, sign = int16(src, start), int16(src, start + 2), int16(src, start + 4) & 0xFFFF
-        if digits < 0 or length != 8 + 2 * digits:
-            return row, CORRUPT
-        if sign not in (POSITIVE, NEGATIVE):
-            return row, UNFIT if sign in (NAN, INFINITY, MINUS_INFINITY) else CORRUPT
-        high, low, state = magnitude(src, start + 8, digits, weight, scale)
-        if state != FINE:
-            return row, state
-        if high > limit_high or (high == limit_high and low >= limit_low):
-            return row, UNFIT
-        if sign == NEGATIVE:
-            high, low = ~high + U64(low == 0), ~low + U64(1)
-        out[row, 0], out[row, 1] = low, high
-    return FINE, FINE
+def put_numeric(src: Bytes, at: Any, length: Any, lines: Lines, line: Any, row: Any, out: Bytes) -> Any:
+    """A numeric as decimal128 of the line's SETTING (the scale), below its limit (10 ** precision); UNFIT: another value, NaN or ±infinity."""
+    if length < 8:
+        return CORRUPT
+    digits, weight, sign = int16(src, at), int16(src, at + 2), int16(src, at + 4) & 0xFFFF
+    if digits < 0 or length != 8 + 2 * digits:
+        return CORRUPT
+    if sign not in (POSITIVE, NEGATIVE):
+        return UNFIT if sign in (NAN, INFINITY, MINUS_INFINITY) else CORRUPT
+    high, low, state = magnitude(src, at + 8, digits, weight, lines[line, SETTING])
+    if state != FINE:
+        return state
+    limit_high, limit_low = U64(lines[line, LIMIT_HIGH]), U64(lines[line, LIMIT_LOW])
+    if high > limit_high or (high == limit_high and low >= limit_low):
+        return UNFIT
+    if sign == NEGATIVE:
+        high, low = ~high + U64(low == 0), ~low + U64(1)
+    to = lines[line, DATA] + 16 * row
+    put64(out, to, low)
+    put64(out, to + 8, high)
+    return FINE

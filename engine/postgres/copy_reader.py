@@ -37,10 +37,10 @@ T = TypeVar("T")
 class Collector(Protocol):
     """Pieces of one part's stream → deliveries."""
 
-    def feed(self, piece: bytes) -> Delivery | None:
+    def feed(self, piece: bytes) -> Iterator[Delivery]:
         """Take the next piece; gives what is enough for one."""
 
-    def end(self) -> Delivery | None:
+    def end(self) -> Iterator[Delivery]:
         """The rest."""
 
 
@@ -141,7 +141,7 @@ class CopyReader(Reader):
         """One COPY; last comes its command tag, or the error that ended it."""
 
         async def take(piece: bytes) -> None:
-            if (delivery := collector.feed(piece)) is not None:
+            for delivery in collector.feed(piece):
                 await arrived.put(delivery)
             if len(piece) < SMALL_PIECE_BYTES:
                 time.sleep(NAP_SECONDS)  # noqa: ASYNC251 - on purpose: the loop must not be woken either
@@ -163,13 +163,12 @@ class CopyReader(Reader):
             rows += item.rows
             yield item
         sent = int(item.rpartition(" ")[2])
-        rest = collector.end()
-        if self._layout.is_counted and rows + (rest.rows if rest else 0) != sent:
+        rest = list(collector.end())
+        if self._layout.is_counted and rows + sum(delivery.rows for delivery in rest) != sent:
             raise IntegrityError(f"the server sent {sent:,} rows, and others came; nothing was published")
         if not self._layout.is_counted:
             self.rows += sent
-        if rest is not None:
-            yield rest
+        yield from rest
 
     async def _hang_up(self) -> None:
         """Have the server cancel, then leave: asyncpg's own close after a cancelled COPY may wait for an answer that it has stopped reading."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from engine.postgres.copy_binary import Room, Rows, Splitter
+    from engine.postgres.copy_batch import Batch
+    from engine.postgres.copy_binary import Decoder
     from engine.postgres.copy_plan import CopyPlan
     from engine.postgres.plan import Plan
     from engine.postgres.source_options import PostgresSourceOptions
@@ -72,8 +73,7 @@ class CopySource(PostgresSource):
 class CopyStream(Stream):
     """Rows on their way (`RowStream`), by COPY BINARY."""
 
-    budget = 16 * PIECE_BYTES  # less than by ADBC: numba has taken 110 MB already
-    ahead = 8
+    ahead = 4
 
     def _reader(self) -> CopyReader:
         plan = cast("CopyPlan", self._plan)
@@ -87,51 +87,49 @@ class Binary:
     is_counted = True
 
     def __init__(self, plan: CopyPlan) -> None:
-        from engine.postgres import copy_binary
+        from engine.postgres import copy_batch, copy_binary
 
         self._plan = plan
-        self._binary = copy_binary
-        self._spare: list[Room] = []
-        self._types = [copy_plan.delivered(rule) for rule in plan.rules] + [pa.bool_()] * len(plan.shape_checks)
+        self._decoder = copy_binary.Decoder
+        self._unfit = copy_batch.UnfitColumn
+        self._batches = copy_batch.BatchPlan([copy_plan.delivered(rule) for rule in plan.rules] + [pa.bool_()] * len(plan.shape_checks))
 
     def collector(self) -> BinaryCollector:
         """See `Layout`."""
-        return BinaryCollector(self._binary.Splitter(len(self._types), spare=self._spare), self._decode)
+        return BinaryCollector(self._decoder(self._batches), self._batch)
 
-    def _decode(self, rows: Rows) -> pa.RecordBatch:
+    def _batch(self, batch: Batch) -> pa.RecordBatch:
         try:
-            columns = self._binary.decode(rows, self._types)
-        except self._binary.UnfitColumn as found:
+            columns = batch.columns()
+        except self._unfit as found:
             raise batches.UnfitRow(self._plan, found.column, found.unfit.index, found.unfit.why) from None
         return batches.convert(self._plan, pa.RecordBatch.from_arrays(columns, names=[""] * len(columns)))
 
 
 class BinaryCollector:
-    """Pieces of COPY BINARY → whole rows (`Collector`)."""
+    """Pieces of COPY BINARY → batches (`Collector`)."""
 
-    def __init__(self, splitter: Splitter, decode: Callable[[Rows], pa.RecordBatch]) -> None:
-        self._splitter = splitter
-        self._decode = decode
+    def __init__(self, decoder: Decoder, convert: Callable[[Batch], pa.RecordBatch]) -> None:
+        self._decoder = decoder
+        self._convert = convert
 
-    def feed(self, piece: bytes) -> Delivery | None:
+    def feed(self, piece: bytes) -> Iterator[Delivery]:
         """See `Collector`."""
-        rows = self._splitter.feed(piece)
-        return None if rows is None else self._delivery(rows)
+        return map(self._delivery, self._decoder.feed(piece))
 
-    def end(self) -> Delivery | None:
+    def end(self) -> Iterator[Delivery]:
         """See `Collector`."""
-        rows = self._splitter.end()
-        return self._delivery(rows) if rows.count else None
+        return map(self._delivery, self._decoder.end())
 
-    def _delivery(self, rows: Rows) -> Delivery:
-        return Delivery(rows.count, len(rows.source), partial(self._decode, rows))
+    def _delivery(self, batch: Batch) -> Delivery:
+        return Delivery(batch.rows, batch.size, partial(self._convert, batch))
 
 
 class EncodedStream(Stream):
     """The server's CSV on its way (`protocols.EncodedStream`)."""
 
-    budget = 16 * PIECE_BYTES
-    ahead = 8
+    budget = 16 << 20
+    ahead = 4
 
     def __init__(self, options: PostgresSourceOptions, plan: CopyPlan, readers: int, notes: list[str], dialect: CsvDialect) -> None:
         self._layout = Csv(dialect)
@@ -179,13 +177,15 @@ class LineCollector:
         self._held: list[bytes] = []
         self._size = 0
 
-    def feed(self, piece: bytes) -> Delivery | None:
+    def feed(self, piece: bytes) -> Iterator[Delivery]:
         """See `Collector`."""
         self._held.append(piece)
         self._size += len(piece)
-        return self.end() if self._size >= LINES_BYTES else None
+        if self._size >= LINES_BYTES:
+            yield from self.end()
 
-    def end(self) -> Delivery | None:
+    def end(self) -> Iterator[Delivery]:
         """See `Collector`."""
         held, self._held, self._size = b"".join(self._held), [], 0
-        return Delivery(0, len(held), lambda: held) if held else None
+        if held:
+            yield Delivery(0, len(held), lambda: held)

@@ -12,17 +12,21 @@ import uuid
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ProcessingError
-from engine.postgres.copy_binary import LARGEST_BATCH, Rows, Splitter, UnfitColumn, decode
-from tests.postgres.copy_streams import HEADER, TRAILER, field, row, stream
+from engine.postgres import copy_layout as layout
+from engine.postgres.copy_batch import BatchPlan, UnfitColumn
+from engine.postgres.copy_binary import LARGEST_ROW, Decoder
+from tests.postgres.copy_streams import HEADER, TRAILER, row, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
 
@@ -76,15 +80,10 @@ def tables(draw: st.DrawFn) -> tuple[list[pa.DataType], list[tuple[Any, ...]]]:
 
 def read(pieces: Iterable[bytes], types: Sequence[pa.DataType], batch_bytes: int = 1 << 20) -> list[list[pa.Array]]:
     """Columns of each batch."""
-    splitter = Splitter(len(types), batch_bytes)
-    waiting: list[Rows] = []
-    columns: list[list[pa.Array]] = []
-    for piece in pieces:
-        if (rows := splitter.feed(piece)) is not None:
-            waiting.append(rows)
-        if len(waiting) > 1:  # one is decoded while another waits, and its memory is used again
-            columns.append(decode(waiting.pop(0), types))
-    return [*columns, *(decode(rows, types) for rows in (*waiting, splitter.end()))]
+    plan = BatchPlan(types, batch_bytes)
+    decoder = Decoder(plan)
+    made = [batch.columns() for piece in pieces for batch in decoder.feed(piece)]
+    return made + [batch.columns() for batch in decoder.end()]
 
 
 def values(batches: list[list[pa.Array]], position: int) -> list[Any]:
@@ -333,13 +332,11 @@ def test_no_corrupt_stream_is_read_past_its_end(tmp_path: Any) -> None:
 
 
 def compiled_with_checks() -> None:
-    """Proves that the checks are on."""
-    import numpy as np
-
-    from engine.postgres import copy_kernel
-
-    with pytest.raises(IndexError):
-        copy_kernel.int32(np.zeros(5, np.uint8), 3)
+    """Proves that the checks are on: a line that says it has more room than there is."""
+    batch = BatchPlan([pa.string()], batch_bytes=1).begin()
+    batch._lines[:, layout.ROOM] = 1 << 40
+    with pytest.raises(RuntimeError):
+        batch.add(np.frombuffer(stream([pa.string()], [("x" * 1000,)]), np.uint8), len(HEADER))
 
 
 def test_fields_of_every_length_stay_within_their_buffer() -> None:
@@ -350,16 +347,86 @@ def test_fields_of_every_length_stay_within_their_buffer() -> None:
 
 
 def test_one_row_beyond_what_arrow_holds_is_refused() -> None:
-    splitter = Splitter(1)
-    splitter._size = LARGEST_BATCH
+    decoder = Decoder(BatchPlan([pa.string()]))
+    list(decoder.feed(HEADER + b"\0"))
+    decoder._rest = type("Rest", (bytearray,), {"__len__": lambda _: LARGEST_ROW})(b"\0")
     with pytest.raises(ProcessingError, match="longer than 2 GiB"):
-        splitter.feed(HEADER)
+        list(decoder.feed(HEADER))
 
 
-def test_rows_tell_what_is_in_them() -> None:
-    splitter = Splitter(2)
-    splitter.feed(stream([pa.string()] * 2, [("a", None), ("bcd", None)]))
-    rows = splitter.end()
-    assert isinstance(rows, Rows)
-    assert (rows.count, rows.nulls.tolist(), rows.sizes.tolist()) == (2, [0, 2], [4, 0])
-    assert field(pa.string(), None) == b"\xff\xff\xff\xff"
+def test_memory_that_is_used_again_is_nobody_elses() -> None:
+    """Columns that are still held keep their values; those that nobody holds give their memory to the next batch."""
+    types = [pa.int64(), pa.string(), pa.list_(pa.int32())]
+    rows = [(i, f"text {i}", [i, None]) for i in range(4000)]
+    plan = BatchPlan(types, batch_bytes=10_000)
+    decoder = Decoder(plan)
+    data = stream(types, rows)
+    held, seen = [], []
+    for number, batch in enumerate(itertools.chain(*(decoder.feed(data[i : i + 1000]) for i in range(0, len(data), 1000)), decoder.end())):
+        columns = batch.columns()
+        seen += [value.as_py() for value in columns[0]]
+        if number % 3 == 0:
+            held.append(columns)
+    assert seen == list(range(4000))
+    for columns in held:
+        assert [(f"text {i}", [i, None]) for i in columns[0].to_pylist()] == list(zip(columns[1].to_pylist(), columns[2].to_pylist(), strict=True))
+    assert 0 < len(plan._spare) < 10
+
+
+def test_few_rows_do_not_keep_the_memory_of_many() -> None:
+    plan = BatchPlan([pa.string()], batch_bytes=1 << 20)
+    decoder = Decoder(plan)
+    (batch,) = [*decoder.feed(stream([pa.string()], [("a",), (None,)])), *decoder.end()]
+    (column,) = batch.columns()
+    assert column.to_pylist() == ["a", None]
+    assert sum(buffer.size for buffer in column.buffers() if buffer) < 100
+    assert len(plan._spare) == 1
+
+
+def test_nulls_hide_nothing_of_what_was_there_before() -> None:
+    types = [pa.int64(), pa.decimal128(20, 2), pa.uuid(), pa.bool_()]
+    plan = BatchPlan(types, batch_bytes=1000)
+    full = [(-1, scaled(-1, 2), b"\xff" * 16, True)] * 500
+    for rows in (full, [(None,) * 4] * 500):
+        decoder = Decoder(plan)
+        batches = [batch.columns() for batch in (*decoder.feed(stream(types, rows)), *decoder.end())]
+    for columns in batches:
+        for column in columns:
+            storage = column.storage if isinstance(column, pa.ExtensionArray) else column
+            data = storage.buffers()[1].to_pybytes()
+            assert not any(data[: len(column) // 8 if storage.type == pa.bool_() else None])
+
+
+def test_rows_that_become_longer_find_room() -> None:
+    types = [pa.string(), pa.list_(pa.string()), pa.list_(pa.int64())]
+    rows = [("x" * (i * i % 5000), ["y" * (i % 300), None, "z"] * (i % 50), [i] * (i % 700)) for i in range(400)]
+    data = stream(types, rows)
+    for batch_bytes in (1, 5_000, 1 << 20):
+        batches = read([data[i : i + 9_000] for i in range(0, len(data), 9_000)], types, batch_bytes)
+        assert [values(batches, i) for i in range(3)] == [[r[i] for r in rows] for i in range(3)]
+
+
+def test_machine_code_is_kept_and_loaded_without_numba(tmp_path: Path) -> None:
+    """A file that is not whole is made anew; where none can be kept, it works all the same."""
+    code = """
+import sys
+from engine.postgres.copy_batch import BatchPlan
+from engine.postgres.copy_binary import Decoder
+import pyarrow as pa
+from tests.postgres.copy_streams import stream
+decoder = Decoder(BatchPlan([pa.int32()]))
+batches = [*decoder.feed(stream([pa.int32()], [(7,)])), *decoder.end()]
+print([batch.columns()[0].to_pylist() for batch in batches], "numba" in sys.modules)
+"""
+
+    def run(folder: Path) -> str:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    folder = tmp_path / "cache"
+    assert [run(folder), run(folder)] == ["[[7]] True", "[[7]] False"]
+    (kept,) = folder.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert [run(folder), run(folder)] == ["[[7]] True", "[[7]] False"]
+    (tmp_path / "file").touch()
+    assert [run(tmp_path / "file"), run(tmp_path / "file")] == ["[[7]] True"] * 2
