@@ -233,7 +233,9 @@ class SendsBody(Protocol):
 class Encoder(Protocol):
     """Turns the batches of one export into the bytes of one file after another. It does no I/O but the file it is given."""
 
-    pending: int  # bytes held back for the current file (an open row group); an upper bound of what they will add
+    @property
+    def pending(self) -> int:
+        """Bytes held back for the current file (row groups that are open, or being encoded); an upper bound of what they will add."""
 
     def prepare(self, batch: pa.RecordBatch) -> Any:
         """The heavy half, callable from any thread: no state, no order."""
@@ -242,7 +244,10 @@ class Encoder(Protocol):
         """An upper bound of the bytes that writing this adds to the file."""
 
     def write(self, file: FileWriter, prepared: Any) -> None:
-        """The ordered half; the first call for a file writes what stands before the rows."""
+        """The ordered half; what it adds may stay pending."""
+
+    def settle(self, file: FileWriter) -> None:
+        """Write what is pending only because it is being encoded: `pending` is a narrower bound then."""
 
     def close(self, file: FileWriter) -> None:
         """End the current file, which is valid and complete even without rows; the next write begins another."""

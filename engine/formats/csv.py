@@ -99,6 +99,9 @@ class CsvEncoder:
         for buffer in prepared:
             file.write(buffer)
 
+    def settle(self, file: FileWriter) -> None:
+        """Nothing is held back."""
+
     def close(self, file: FileWriter) -> None:
         """A file without rows is its header, or an empty compressed stream that decompresses to nothing."""
         self._begin(file)

@@ -1,7 +1,8 @@
 """Parquet: row groups closed by rows or by bytes, whichever comes first, and types that a load can restore.
 
-The writer keeps one row group of Arrow batches, encodes it in one go and forgets it; batches that are larger than a row group are cut.
-Memory: one row group as Arrow, and once more while it is being encoded.
+Batches are kept until they are a row group; larger ones are cut. Row groups are encoded side by side, each into a file of its own in memory, and joined in
+order: byte for byte what one writer makes of them (`parquet_footer.py`). So a file does not wait for one core.
+Memory: one row group as Arrow, and `ENCODERS` more while they are being encoded.
 
 How it is encoded was chosen by measurement: 2 M rows of TPC-H lineitem in row groups of 150,000, zstd, one thread (pyarrow 26):
 
@@ -18,13 +19,17 @@ Without statistics the third took 0.86 s; they stay, since readers skip row grou
 from __future__ import annotations
 
 import io
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
+from engine import stages
 from engine.errors import ConfigurationError, ProcessingError
+from engine.formats import parquet_footer
 
 if TYPE_CHECKING:
     from engine.protocols import FileWriter, Form
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "brotli", "none")
 ROW_GROUP_ROWS = 1 << 20
 ROW_GROUP_BYTES = 24 << 20
+ENCODERS = 2
+WRITTEN_AT_ONCE = 1 << 20
 _LEVELS = {"zstd": 1, "gzip": 6, "brotli": 4}
 _SAMPLE_ROWS, _SAMPLE_BYTES = 20_000, 4 << 20
 _REPEATING = 0.2
@@ -74,13 +81,24 @@ class ParquetEncoder:
     """Batches into row groups (`Encoder`)."""
 
     def __init__(self, layout: ParquetFormat, schema: pa.Schema) -> None:
-        self.pending = 0
         self._layout = layout
         self._schema = schema
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
+        self._waiting_bytes = 0
         self._dictionaries: list[str] | None = None
-        self._writer: parquet.ParquetWriter | None = None
+        self._meter = stages.current()
+        self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="ferry-encode")
+        self._encoding: deque[tuple[Future[_Memory], int, int]] = deque()  # with its rows and Arrow bytes
+        self._spare: list[_Memory] = []
+        self._row_groups: list[bytes] = []  # of the current file, as its footer names them
+        self._rows = 0
+        self._start: int | None = None  # where the current file begins
+
+    @property
+    def pending(self) -> int:
+        """Arrow bytes: encoded they are hardly ever more."""
+        return self._waiting_bytes + sum(size for _, _, size in self._encoding)
 
     def prepare(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """The batch in pieces that fit a row group."""
@@ -94,41 +112,52 @@ class ParquetEncoder:
         return sum(piece.nbytes for piece in prepared)
 
     def write(self, file: FileWriter, prepared: list[pa.RecordBatch]) -> None:
-        """Collect; a full row group is encoded and written."""
+        """Collect; a full row group is encoded, and written when it is its turn."""
         for piece in prepared:
             if self._waiting and self._would_overflow(piece):
-                self._flush(file)
+                self._encode()
             self._waiting.append(piece)
             self._waiting_rows += piece.num_rows
-            self.pending += piece.nbytes
+            self._waiting_bytes += piece.nbytes
+        while len(self._encoding) > ENCODERS:
+            self._write_oldest(file)
+
+    def settle(self, file: FileWriter) -> None:
+        """Write the row groups that are full."""
+        while self._encoding:
+            self._write_oldest(file)
 
     def close(self, file: FileWriter) -> None:
         """The last row group and the footer."""
-        self._flush(file)
-        self._open(file).close()
-        self._writer = None
+        if self._waiting:
+            self._encode()
+        self.settle(file)
+        self._begin(file)
+        empty = self._encoded(None)
+        file.write(parquet_footer.joined(parquet_footer.footer(empty.content), self._row_groups, self._rows))
+        self._spare.append(empty)
+        self._row_groups, self._rows, self._start = [], 0, None
 
     def _would_overflow(self, piece: pa.RecordBatch) -> bool:
-        rows, size = self._waiting_rows + int(piece.num_rows), self.pending + int(piece.nbytes)
+        rows, size = self._waiting_rows + int(piece.num_rows), self._waiting_bytes + int(piece.nbytes)
         return rows > self._layout.row_group_rows or size > self._layout.row_group_bytes
 
-    def _flush(self, file: FileWriter) -> None:
-        if not self._waiting:
-            return
-        table = pa.Table.from_batches(self._waiting, self._schema)
-        self._waiting, self._waiting_rows, self.pending = [], 0, 0
+    def _encode(self) -> None:
+        """Have what waits encoded, as one row group."""
+        table, rows, size = pa.Table.from_batches(self._waiting, self._schema), self._waiting_rows, self._waiting_bytes
+        self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
         if self._dictionaries is None:
             self._dictionaries = _repeating(table.slice(0, min(_SAMPLE_ROWS, int(table.num_rows * _SAMPLE_BYTES / max(table.nbytes, 1)))))
-        try:
-            self._open(file).write_table(table, row_group_size=self._layout.row_group_rows)
-        except pa.ArrowException:
-            raise ProcessingError("a row group could not be written as Parquet") from None  # the library's text could name a value
+        self._encoding.append((self._encoders.submit(self._meter.run, "encoding", self._encoded, table), rows, size))
 
-    def _open(self, file: FileWriter) -> parquet.ParquetWriter:
-        if self._writer is None:
-            name = self._layout.compression
-            self._writer = parquet.ParquetWriter(
-                _Sink(file),
+    def _encoded(self, table: pa.Table | None) -> _Memory:
+        """A file of these rows, in one row group; of none, without row groups."""
+        name = self._layout.compression
+        made = self._spare.pop() if self._spare else _Memory()
+        made.seek(0)
+        try:
+            with parquet.ParquetWriter(
+                made,
                 self._schema,
                 compression=name,
                 compression_level=_LEVELS.get(name),
@@ -136,8 +165,33 @@ class ParquetEncoder:
                 store_decimal_as_integer=True,
                 version="2.6",
                 store_schema=True,
-            )
-        return self._writer
+            ) as writer:
+                if table is not None:
+                    writer.write_table(table, row_group_size=table.num_rows)
+        except pa.ArrowException:
+            raise ProcessingError("a row group could not be written as Parquet") from None  # the library's text could name a value
+        return made
+
+    def _write_oldest(self, file: FileWriter) -> None:
+        encoding, rows, _ = self._encoding.popleft()
+        before = self._meter.switch(None)  # an encoder's time, not this thread's
+        encoded = encoding.result()
+        self._meter.switch(before)
+        start = self._begin(file)
+        shift = file.size - start - len(parquet_footer.MAGIC)
+        self._row_groups.append(parquet_footer.moved(parquet_footer.footer(encoded.content), len(self._row_groups), shift))
+        self._rows += rows
+        body = parquet_footer.body(encoded.content)
+        for at in range(0, len(body), WRITTEN_AT_ONCE):
+            file.write(body[at : at + WRITTEN_AT_ONCE])
+        self._spare.append(encoded)
+
+    def _begin(self, file: FileWriter) -> int:
+        """Where the file begins, with what stands before the rows."""
+        if self._start is None:
+            self._start = file.size
+            file.write(parquet_footer.MAGIC)
+        return self._start
 
 
 def _repeating(sample: pa.Table) -> list[str]:
@@ -155,18 +209,35 @@ def _leaf(path: str, values: pa.Array) -> tuple[str, pa.Array]:
     return path, values
 
 
-class _Sink(io.RawIOBase):
-    """What the library needs of a file: write and tell, forward only."""
+class _Memory(io.RawIOBase):
+    """A file in memory that is kept for the next row group: 6 M rows of lineitem made 40,000 page faults instead of 113,000, and took 0.3 s of CPU less."""
 
-    def __init__(self, file: FileWriter) -> None:
-        self._file = file
-        self._start = file.size
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._size = 0
+
+    @property
+    def content(self) -> memoryview:
+        return memoryview(self._held)[: self._size]
 
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:
-        return self._file.write(data)
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, at: int, _whence: int = 0) -> int:
+        self._size = at
+        return at
 
     def tell(self) -> int:
-        return self._file.size - self._start
+        return self._size
+
+    def write(self, data: Any) -> int:
+        end = self._size + len(data)
+        self._held[self._size : end] = data
+        self._size = end
+        return len(data)
+
+    def close(self) -> None:
+        """It stays open: the library closes what it has written."""

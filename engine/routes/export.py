@@ -270,14 +270,23 @@ class _Lane:
     def _write(self, preparing: Future[object], rows: int, begins_file: bool) -> None:  # noqa: FBT001 - private, one caller
         prepared = preparing.result()
         file = self._file or self._open_next()
-        limit = self._target.max_file_bytes
-        full = limit and self._delivery.rows[-1] and file.size + self._encoder.pending + self._encoder.weigh(prepared) > limit
-        if begins_file or full:
+        if begins_file or self._is_full(file, prepared):
             self._finish()
             file = self._open_next()
         with self._meter.busy("encoding"):
             self._encoder.write(file, prepared)
         self._delivery.rows[-1] += rows
+
+    def _is_full(self, file: FileWriter, prepared: object) -> bool:
+        """Whether this could make the file longer than it may be; what is being encoded is written first if that is in doubt."""
+        limit = self._target.max_file_bytes
+        if not limit or not self._delivery.rows[-1]:
+            return False
+        more = self._encoder.weigh(prepared)
+        if file.size + self._encoder.pending + more > limit:
+            with self._meter.busy("encoding"):
+                self._encoder.settle(file)
+        return file.size + self._encoder.pending + more > limit
 
     def _finish(self) -> None:
         if self._file is not None:

@@ -150,6 +150,20 @@ def test_weight_and_pending_bound_what_a_file_grows_by(layout: Any) -> None:
     assert encoder.pending == 0
 
 
+def test_settling_changes_no_byte_and_leaves_a_bound(layout: Any) -> None:
+    batches = [batch([(n * k, True, f"value {n} {k * k}") for k in range(1000)]) for n in range(40)]
+    encoder = layout.encoder(SCHEMA)
+    writer = MemoryWriter("x", None)
+    for number, one in enumerate(batches):
+        encoder.write(writer, encoder.prepare(one))
+        if number % 3 == 0:
+            bound = writer.size + encoder.pending
+            encoder.settle(writer)
+            assert writer.size + encoder.pending <= bound
+    encoder.close(writer)
+    assert writer.data.getvalue() == encode(layout, batches)
+
+
 def test_batches_may_be_slices_of_others(layout: Any) -> None:
     whole = batch(ROWS)
     assert decode(layout, encode(layout, [whole.slice(start, 3) for start in range(0, len(ROWS), 3)])) == ROWS
