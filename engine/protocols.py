@@ -252,6 +252,9 @@ class Encoder(Protocol):
     def close(self, file: FileWriter) -> None:
         """End the current file, which is valid and complete even without rows; the next write begins another."""
 
+    def stop(self) -> None:
+        """End what works for it in other threads; nothing is written after that."""
+
 
 class Format(Protocol):
     """A file layout."""

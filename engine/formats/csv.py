@@ -109,6 +109,9 @@ class CsvEncoder:
             file.write(self._pack(pa.py_buffer(b"")))
         self._begun = False
 
+    def stop(self) -> None:
+        """No thread works for it."""
+
     def _begin(self, file: FileWriter) -> None:
         if not self._begun and self._header is not None:
             file.write(self._header)

@@ -91,9 +91,8 @@ class ParquetEncoder:
         self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="ferry-encode")
         self._encoding: deque[tuple[Future[_Memory], int, int]] = deque()  # with its rows and Arrow bytes
         self._spare: list[_Memory] = []
-        self._row_groups: list[bytes] = []  # of the current file, as its footer names them
-        self._rows = 0
-        self._start: int | None = None  # where the current file begins
+        self._footer: parquet_footer.Footer | None = None  # of the current file
+        self._start = 0  # where that begins
 
     @property
     def pending(self) -> int:
@@ -119,8 +118,8 @@ class ParquetEncoder:
             self._waiting.append(piece)
             self._waiting_rows += piece.num_rows
             self._waiting_bytes += piece.nbytes
-        while len(self._encoding) > ENCODERS:
-            self._write_oldest(file)
+            while len(self._encoding) >= ENCODERS:
+                self._write_oldest(file)
 
     def settle(self, file: FileWriter) -> None:
         """Write the row groups that are full."""
@@ -132,11 +131,12 @@ class ParquetEncoder:
         if self._waiting:
             self._encode()
         self.settle(file)
-        self._begin(file)
-        empty = self._encoded(None)
-        file.write(parquet_footer.joined(parquet_footer.footer(empty.content), self._row_groups, self._rows))
-        self._spare.append(empty)
-        self._row_groups, self._rows, self._start = [], 0, None
+        file.write(self._begun(file).end())
+        self._footer = None
+
+    def stop(self) -> None:
+        """Nothing more is encoded."""
+        self._encoders.shutdown(wait=True, cancel_futures=True)
 
     def _would_overflow(self, piece: pa.RecordBatch) -> bool:
         rows, size = self._waiting_rows + int(piece.num_rows), self._waiting_bytes + int(piece.nbytes)
@@ -153,8 +153,11 @@ class ParquetEncoder:
     def _encoded(self, table: pa.Table | None) -> _Memory:
         """A file of these rows, in one row group; of none, without row groups."""
         name = self._layout.compression
-        made = self._spare.pop() if self._spare else _Memory()
-        made.seek(0)
+        try:
+            made = self._spare.pop()
+        except IndexError:
+            made = _Memory()
+        made.restart()
         try:
             with parquet.ParquetWriter(
                 made,
@@ -177,21 +180,20 @@ class ParquetEncoder:
         before = self._meter.switch(None)  # an encoder's time, not this thread's
         encoded = encoding.result()
         self._meter.switch(before)
-        start = self._begin(file)
-        shift = file.size - start - len(parquet_footer.MAGIC)
-        self._row_groups.append(parquet_footer.moved(parquet_footer.footer(encoded.content), len(self._row_groups), shift))
-        self._rows += rows
-        body = parquet_footer.body(encoded.content)
-        for at in range(0, len(body), WRITTEN_AT_ONCE):
-            file.write(body[at : at + WRITTEN_AT_ONCE])
+        footer = self._begun(file)
+        with footer.add(encoded.content, file.size - self._start, rows) as body:
+            for at in range(0, len(body), WRITTEN_AT_ONCE):
+                file.write(body[at : at + WRITTEN_AT_ONCE])
         self._spare.append(encoded)
 
-    def _begin(self, file: FileWriter) -> int:
-        """Where the file begins, with what stands before the rows."""
-        if self._start is None:
-            self._start = file.size
+    def _begun(self, file: FileWriter) -> parquet_footer.Footer:
+        """The current file's footer; what stands before the rows is written first."""
+        if self._footer is None:
+            empty = self._encoded(None)
+            self._footer, self._start = parquet_footer.Footer(empty.content), file.size
+            self._spare.append(empty)
             file.write(parquet_footer.MAGIC)
-        return self._start
+        return self._footer
 
 
 def _repeating(sample: pa.Table) -> list[str]:
@@ -223,12 +225,9 @@ class _Memory(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, at: int, _whence: int = 0) -> int:
-        self._size = at
-        return at
+    def restart(self) -> None:
+        """Forget what was written."""
+        self._size = 0
 
     def tell(self) -> int:
         return self._size

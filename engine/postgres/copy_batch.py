@@ -29,11 +29,16 @@ MOST_ROWS = 1 << 16
 DAYS_TO_2000 = 10_957
 MICROSECONDS_TO_2000 = 946_684_800_000_000
 _ALIGNED = 64
-"""Regions begin at multiples of so many bytes, as Arrow recommends."""
+"""Regions begin at multiples of so many bytes from the start."""
 _TEXT_BYTES = 32.0
 """Of each row, before any was seen."""
 _SPARE = 1.25
 """Room for texts and elements, as a multiple of what rows had so far."""
+_LEAST_TEXT_BYTES, _LEAST_ELEMENTS = 4.0, 0.125
+"""Of each row, however little there was: a column that is empty for long may be filled later."""
+_MOST_ROOM = 0x7FFFFFFF  # offsets are int32
+_LEAST_ELEMENT_BYTES = 4
+"""Of an array, on the wire: its length."""
 _ALL_VALID = 0xFF
 _LAST_ASCII = 0x7F
 
@@ -41,7 +46,7 @@ _LAST_ASCII = 0x7F
 class BatchPlan:
     """How columns of these types stand in the memory of a batch, and how much of it each is given.
 
-    One serves all readers of a stream: what one has seen of the texts, and the memory that it is done with, are for the others too.
+    One is used by one reader: what it has seen of the texts, and the memory that it is done with, are for its next batches.
 
     Args:
         types: Of the columns; the wire carries their values.
@@ -57,6 +62,7 @@ class BatchPlan:
         self._has_offsets = self._texts | self._lists
         self._inner = np.arange(len(types), len(described))
         self._lines[self._lists, layout.ELEMENTS] = self._inner
+        self._least = np.where(self._texts, _LEAST_TEXT_BYTES, np.where(self._lists, _LEAST_ELEMENTS, 0.0))
         self._per_row = np.where(self._texts, _TEXT_BYTES, np.where(self._lists, 1.0, 0.0))
         self._batch_bytes = batch_bytes
         self._arena_bytes = batch_bytes + 4 * _ALIGNED * len(described)
@@ -65,19 +71,20 @@ class BatchPlan:
     def begin(self) -> Batch:
         """A batch without rows."""
         rows = self._rows()
-        return self._begin(rows, np.ceil(self._per_row * (rows * _SPARE)).astype(np.int64) + layout.SLACK, learns=True)
+        return self._begin(rows, np.ceil(self._per_row * (rows * _SPARE)).astype(np.int64) + layout.SLACK)
 
-    def begin_long(self, lengths: Mapping[int, int]) -> Batch:
-        """A batch for one row that found no room in an empty one: its fields, by column, have these lengths, or shorter ones."""
-        room = self._per_row.astype(np.int64) + layout.SLACK
-        for column, length in lengths.items():
+    def begin_long(self, lengths: Sequence[int]) -> Batch:
+        """A batch for one row that found no room in an empty one: its fields, or as many of them as have come, have these lengths."""
+        room = np.ceil(self._per_row * _SPARE).astype(np.int64) + layout.SLACK
+        for column, length in enumerate(lengths):
             room[column] = length + layout.SLACK
             if self._lists[column]:
+                room[column] = length // _LEAST_ELEMENT_BYTES + 1
                 room[self._lines[column, layout.ELEMENTS]] = length + layout.SLACK
-        return self._begin(1, room, learns=False)
+        return self._begin(1, room)
 
-    def _begin(self, rows: int, room: Numbers, *, learns: bool) -> Batch:
-        lines = self._lines.copy()
+    def _begin(self, rows: int, room: Numbers) -> Batch:
+        lines, room = self._lines.copy(), np.minimum(room, _MOST_ROOM)
         items = np.full(len(lines), rows)
         items[self._inner] = room[self._lists]
         data = np.where(self._texts, room, items * lines[:, layout.WIDTH])
@@ -88,12 +95,13 @@ class BatchPlan:
         arena[: sizes[: len(lines)].sum()] = _ALL_VALID
         for start in lines[self._has_offsets, layout.OFFSETS]:
             arena[start : start + 4] = 0
-        return Batch(self, lines, rows, arena, learns=learns)
+        return Batch(self, lines, rows, arena)
 
     def learn(self, rows: int, used: Mapping[int, int]) -> None:
         """What a batch had, by line: bytes of text, elements. Room grows at once, and shrinks slowly."""
         for line, size in used.items():
-            self._per_row[line] = max(size / rows, self._per_row[line] / 2)
+            seen = max(size / rows, self._per_row[line] / 2, self._least[line])
+            self._per_row[line] = min(seen, self._batch_bytes)
 
     def lease(self, arena: Bytes) -> Bytes:
         """The same memory; when nobody has what is returned here any more, it is used again."""
@@ -131,16 +139,16 @@ class Batch:
         size: Bytes of their columns, once the batch is closed.
     """
 
-    def __init__(self, plan: BatchPlan, lines: Numbers, most: int, arena: Bytes, *, learns: bool) -> None:
+    def __init__(self, plan: BatchPlan, lines: Numbers, most: int, arena: Bytes) -> None:
         self._plan = plan
-        self._learns = learns
         self._lines = lines
         self._most = most
         self._arena = arena
-        self._told = np.array([0, 0, 0, 0, -1, -1], np.int64)
+        self._told = np.array([0, 0, 0, -1, -1], np.int64)
         self._decode = copy_compiled.decoder()
         self._memory = (len(plan.types), lines.ctypes.data, len(lines), arena.ctypes.data, len(arena), self._told.ctypes.data)
         self._used: dict[int, int] = {}
+        self._is_taken = False
         self.size = 0
 
     @property
@@ -157,9 +165,9 @@ class Batch:
         return how, int(self._told[layout.AT])
 
     @property
-    def ended_by(self) -> tuple[int, int]:
-        """Column and length of the field that ended decoding."""
-        return int(self._told[layout.COLUMN]), int(self._told[layout.LENGTH])
+    def ended_by(self) -> int:
+        """The column of the field that ended decoding."""
+        return int(self._told[layout.COLUMN])
 
     def close(self) -> Batch:
         """No more rows come."""
@@ -175,8 +183,7 @@ class Batch:
                 self.size += 4 * (count + 1) + (self._used[line] if kind == layout.TEXT else 0)
             if kind == layout.LIST:
                 items[int(self._lines[line, layout.ELEMENTS])] = self._used[line]
-        if self._learns:
-            self._plan.learn(self.rows, self._used)
+        self._plan.learn(self.rows, self._used)
         return self
 
     def columns(self) -> list[pa.Array]:
@@ -188,10 +195,13 @@ class Batch:
             ProcessingError: Text that is not UTF-8.
             UnfitColumn: A numeric that its decimal does not hold.
         """
+        if self._is_taken:
+            raise RuntimeError("the memory of these columns may hold others by now")
+        self._is_taken = True
         row, column = (int(self._told[what]) for what in (layout.UNFIT_ROW, layout.UNFIT_COLUMN))
         if 0 <= row < self.rows:  # the row after the last one is another batch's
             raise UnfitColumn(column, Unfit(row, _unfit(self._plan.types[column])))
-        if 2 * self.size < len(self._arena):  # whoever keeps few rows shall not keep the memory of many
+        if 2 * self.size < len(self._arena):  # whoever keeps few rows shall not keep the memory of many (of up to twice as many)
             columns = self._arrays(lambda at, size: pa.py_buffer(self._arena[at : at + size].tobytes()))
             self._plan.give_back(self._arena)
             return columns

@@ -97,24 +97,19 @@ class Decoder:
         """The rows that are whole; the rest stays."""
         at = 0 if self._begun else self._header(piece)
         source = np.frombuffer(piece, np.uint8)
-        lengths: dict[int, int] = {}  # of what found no room in an empty batch
         while self._begun and not self._ended:
-            batch = self._batch = self._batch or (self._plan.begin_long(lengths) if lengths else self._plan.begin())
+            batch = self._batch = self._batch or self._plan.begin()
             how, at = batch.add(source, at)
             if how == layout.NO_ROOM:
-                self._batch = None
+                self._batch = None if batch.rows else self._plan.begin_long(_lengths(piece, at))
                 if batch.rows:
-                    lengths = {}
                     yield batch.close()
-                else:
-                    column, length = batch.ended_by
-                    lengths[column] = length
             elif how == layout.TRAILER:
                 self._ended = True
             elif how == layout.MORE:
                 break
             else:
-                raise corrupt(_WRONG.get(how) or f"a field that is not in the form of {self._plan.types[batch.ended_by[0]]}")
+                raise corrupt(_WRONG.get(how) or f"a field that is not in the form of {self._plan.types[batch.ended_by]}")
         if self._ended and at < len(source):
             raise corrupt("it goes on after its trailer")
         self._rest = bytearray(piece[at:])
@@ -134,3 +129,13 @@ class Decoder:
             return 0
         self._begun = True
         return HEADER_BYTES + extension
+
+
+def _lengths(piece: bytes | bytearray, at: int) -> list[int]:
+    """Of the fields of the row that begins here, as many as are there."""
+    lengths: list[int] = []
+    columns, field = int.from_bytes(piece[at : at + 2], "big"), at + 2
+    while len(lengths) < columns and field + 4 <= len(piece):
+        lengths.append(max(int.from_bytes(piece[field : field + 4], "big", signed=True), 0))
+        field += 4 + lengths[-1]
+    return lengths

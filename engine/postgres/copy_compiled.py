@@ -11,8 +11,8 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
-import tempfile
+import secrets
+import stat
 import threading
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ from engine.postgres.copy_layout import LINE, TOLD
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SOURCES = ("copy_layout.py", "copy_kernel.py", "copy_numeric.py", "copy_rows.py")
+_SOURCES = ("copy_layout.py", "copy_kernel.py", "copy_numeric.py", "copy_rows.py", "copy_compiled.py")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _NAME = "ferry_decode"
 _LIBRARY_CALLS = frozenset({"memcpy", "memmove", "memset"})  # of C, which every process has
@@ -50,7 +50,7 @@ def _decoder() -> Any:
     name = f"copy-decoder-{_key()}.o"
     for folder in _folders():
         with contextlib.suppress(OSError):
-            kept = (folder / name).read_bytes()
+            kept = (folder / name).read_bytes() if _is_trusted(folder / name) else b""
             if hashlib.sha256(kept[_DIGEST_BYTES:]).digest() == kept[:_DIGEST_BYTES]:
                 return _loaded(kept[_DIGEST_BYTES:])
     return _compiled(name)
@@ -58,11 +58,16 @@ def _decoder() -> Any:
 
 def _key() -> str:
     """Of all that the machine code depends on; with NUMBA_BOUNDSCHECK=1 each index is checked."""
-    here = Path(__file__).parent
-    parts = [(here / name).read_text() for name in _SOURCES]
-    parts += [metadata.version("numba"), metadata.version("llvmlite"), platform.platform(), llvm.get_process_triple()]
-    parts += [llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), os.environ.get("NUMBA_BOUNDSCHECK", "")]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    parts = [(Path(__file__).parent / name).read_bytes() for name in _SOURCES]
+    machine = (llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+    parts += [text.encode() for text in (metadata.version("numba"), metadata.version("llvmlite"), *machine, os.environ.get("NUMBA_BOUNDSCHECK", ""))]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _is_trusted(path: Path) -> bool:
+    """Whether nobody wrote this who could not change the program itself: it will be run, and its hash says only that it is whole."""
+    found = path.stat()
+    return found.st_uid in (0, os.geteuid(), Path(__file__).stat().st_uid) and not found.st_mode & stat.S_IWOTH
 
 
 def _folders() -> Iterator[Path]:
@@ -124,9 +129,13 @@ def _machine() -> Any:
 def _keep(path: Path, content: bytes) -> None:
     """Whole or not at all: other processes may look for it now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _loaded(code: bytes) -> Any:

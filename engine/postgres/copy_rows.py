@@ -10,7 +10,6 @@ from engine.postgres.copy_layout import (
     COLUMN,
     ELEMENTS,
     KIND,
-    LENGTH,
     LIST,
     MORE,
     NO_ROOM,
@@ -72,7 +71,7 @@ def put_row(src: Bytes, at: Any, columns: int, lines: Lines, row: Any, out: Byte
             return MORE, at
         length = I64(int32(src, field))
         field += 4
-        told[COLUMN], told[LENGTH] = column, length
+        told[COLUMN] = column
         if length < -1 or length > LONGEST_FIELD:
             return WRONG_LENGTH, at
         if length > end - field:

@@ -19,7 +19,7 @@ from engine.postgres.copy_reader import CopyReader
 from engine.postgres.reader import Delivery
 from engine.postgres.source import PostgresSource, Stream
 
-if importlib.util.find_spec("numba") is None:  # imported when rows are decoded: that takes half a second and 110 MB
+if importlib.util.find_spec("numba") is None:  # imported when the decoder is compiled, once
     raise ModuleNotFoundError("numba is missing", name="numba")
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CopySource(PostgresSource):
 class CopyStream(Stream):
     """Rows on their way (`RowStream`), by COPY BINARY."""
 
-    ahead = 4
+    budget = 16 << 20  # less than by ADBC: llvmlite has taken 50 MB already
 
     def _reader(self) -> CopyReader:
         plan = cast("CopyPlan", self._plan)

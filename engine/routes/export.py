@@ -9,6 +9,7 @@ The calling thread only passes batches on and waits, in short steps, so that an 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -185,6 +186,7 @@ class _Lane:
         self._target = target
         self._file: FileWriter | None = None
         self._encoder: Encoder
+        self._stack = contextlib.ExitStack()
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="ferry-prepare")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ferry-write", initializer=partial(meter.switch, "waiting_for_batches"))
         self._in_flight: deque[tuple[Future[None], int]] = deque()
@@ -205,10 +207,12 @@ class _Lane:
             self._stopped.set()
         self._preparers.shutdown(wait=True, cancel_futures=True)
         self._writer.shutdown(wait=True, cancel_futures=True)
+        self._stack.close()
 
     def begin(self, schema: pa.Schema) -> None:
         """Open the first file before any row is asked for: an absent bucket should show at once, and no rows still make a file."""
         self._encoder = self._layout.encoder(schema)
+        self._stack.callback(self._encoder.stop)
         workers.wait(self._writer.submit(self._open_next))
 
     def push(self, batch: pa.RecordBatch) -> None:

@@ -44,13 +44,11 @@ def one_writer(schema: pa.Schema, groups: list[pa.Table], **options: Any) -> byt
 
 
 def joined(schema: pa.Schema, groups: list[pa.Table], **options: Any) -> bytes:
-    made, ends = bytearray(parquet_footer.MAGIC), []
-    for number, group in enumerate(groups):
-        file = memoryview(one_writer(schema, [group], **options))
-        ends.append(parquet_footer.moved(parquet_footer.footer(file), number, len(made) - len(parquet_footer.MAGIC)))
-        made += parquet_footer.body(file)
-    empty = parquet_footer.footer(memoryview(one_writer(schema, [], **options)))
-    return bytes(made) + parquet_footer.joined(empty, ends, sum(group.num_rows for group in groups))
+    made = bytearray(parquet_footer.MAGIC)
+    footer = parquet_footer.Footer(memoryview(one_writer(schema, [], **options)))
+    for group in groups:
+        made += footer.add(memoryview(one_writer(schema, [group], **options)), len(made), group.num_rows)
+    return bytes(made) + footer.end()
 
 
 @settings(max_examples=30, deadline=None)
@@ -84,8 +82,11 @@ def test_the_encoder_writes_what_one_writer_does() -> None:
     assert file.data.getvalue() == one_writer(whole.schema, groups, **options)
 
 
-def test_a_file_of_several_row_groups_is_not_taken_for_one() -> None:
+def test_what_is_no_row_group_of_the_file_is_refused() -> None:
     whole = table(4)
-    file = memoryview(one_writer(whole.schema, [whole, whole]))
+    footer = parquet_footer.Footer(memoryview(one_writer(whole.schema, [])))
     with pytest.raises(ProcessingError, match="written as 2"):
-        parquet_footer.moved(parquet_footer.footer(file), 0, 0)
+        footer.add(memoryview(one_writer(whole.schema, [whole, whole])), 4, 8)
+    other = whole.select(["id"])
+    with pytest.raises(ProcessingError, match="another schema"):
+        footer.add(memoryview(one_writer(other.schema, [other], use_dictionary=False)), 4, 4)

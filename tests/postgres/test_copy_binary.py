@@ -406,6 +406,23 @@ def test_rows_that_become_longer_find_room() -> None:
         assert [values(batches, i) for i in range(3)] == [[r[i] for r in rows] for i in range(3)]
 
 
+@pytest.mark.parametrize(
+    ("types", "rows", "most"),
+    [
+        ([pa.string()], [(None,)] * 400_000 + [("x" * 20,)] * 20_000, 60),
+        ([pa.list_(pa.string())], [([],)] * 400_000 + [(["x" * 20],)] * 20_000, 120),
+        ([pa.string()] * 40, [("s",) * 39 + ("x" * 40_000,)] * 200, 30),
+        ([pa.string()] * 40, [("s",) * 40] * 500 + [("x" * 40_000,) * 40] * 20 + [("s",) * 40] * 5000, 60),
+    ],
+    ids=["empty for long", "empty lists for long", "one long of many", "all long for a while"],
+)
+def test_rows_of_another_length_do_not_become_many_batches(types: list[pa.DataType], rows: list[tuple[Any, ...]], most: int) -> None:
+    data = stream(types, rows)
+    batches = read([data[i : i + 100_000] for i in range(0, len(data), 100_000)], types, 1 << 18)
+    assert sum(len(batch[0]) for batch in batches) == len(rows)
+    assert len(batches) <= most + len(data) // (1 << 17)
+
+
 def test_machine_code_is_kept_and_loaded_without_numba(tmp_path: Path) -> None:
     """A file that is not whole is made anew; where none can be kept, it works all the same."""
     code = """
@@ -430,3 +447,6 @@ print([batch.columns()[0].to_pylist() for batch in batches], "numba" in sys.modu
     assert [run(folder), run(folder)] == ["[[7]] True", "[[7]] False"]
     (tmp_path / "file").touch()
     assert [run(tmp_path / "file"), run(tmp_path / "file")] == ["[[7]] True"] * 2
+    kept.chmod(0o666)  # anybody might have put it there
+    assert run(folder) == "[[7]] True"
+    assert kept.stat().st_mode & 0o002 == 0
