@@ -50,7 +50,7 @@ class Footer:
 
     def __init__(self, empty: memoryview) -> None:
         self._empty = _metadata(empty)
-        self._fields = {number: (start, end) for number, _, start, end in _fields(self._empty, 0)}
+        self._fields = {number: (start, end) for number, start, end in _fields(self._empty, 0)}
         self._schema_end = self._fields[_SCHEMA][1]
         self._row_groups: list[bytes] = []
         self._rows = 0
@@ -69,8 +69,7 @@ class Footer:
         metadata = _metadata(file)
         if metadata[: self._schema_end] != self._empty[: self._schema_end]:
             raise ProcessingError("a row group was written with another schema than its file")
-        at = self._schema_end
-        places = {number: (start, end) for number, _, start, end in _fields(metadata, at, _SCHEMA)}
+        places = {number: (start, end) for number, start, end in _fields(metadata, self._schema_end, _SCHEMA)}
         start, end = places[_ROW_GROUPS]
         _, count, first = _list(metadata, start)
         if count != 1:
@@ -108,12 +107,12 @@ def _edited(data: bytes, start: int, end: int, edits: list[tuple[int, int, bytes
     return b"".join([*parts, data[start:end]])
 
 
-def _fields(data: bytes, at: int, number: int = 0) -> Iterator[tuple[int, int, int, int]]:
-    """Number and type of each field of a struct, and where its value begins and ends; from `at` on, where `number` was the field before."""
+def _fields(data: bytes, at: int, number: int = 0) -> Iterator[tuple[int, int, int]]:
+    """The number of each field of a struct, and where its value begins and ends; from `at` on, where `number` was the field before."""
     while head := data[at]:
         number, at = _next_field(data, head, number, at)
         end = _end(data, at, head & 0x0F, in_struct=True)
-        yield number, head & 0x0F, at, end
+        yield number, at, end
         at = end
 
 

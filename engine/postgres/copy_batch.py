@@ -201,7 +201,7 @@ class Batch:
         row, column = (int(self._told[what]) for what in (layout.UNFIT_ROW, layout.UNFIT_COLUMN))
         if 0 <= row < self.rows:  # the row after the last one is another batch's
             raise UnfitColumn(column, Unfit(row, _unfit(self._plan.types[column])))
-        if 2 * self.size < len(self._arena):  # whoever keeps few rows shall not keep the memory of many (of up to twice as many)
+        if 2 * self.size < len(self._arena):  # whoever keeps few rows shall not keep the memory of many; what is kept may be twice the rows' bytes
             columns = self._arrays(lambda at, size: pa.py_buffer(self._arena[at : at + size].tobytes()))
             self._plan.give_back(self._arena)
             return columns

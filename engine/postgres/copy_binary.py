@@ -53,7 +53,7 @@ class Decoder:
         >>> decoder = Decoder(BatchPlan([pa.string()]))
         >>> list(decoder.feed(SIGNATURE + bytes(8) + b"\0\1\0\0\0\1t\xff\xff"))
         []
-        >>> [batch.columns() for batch in decoder.end()]
+        >>> [column.to_pylist() for batch in decoder.end() for column in batch.columns()]
         [['t']]
     """
 

@@ -15,8 +15,8 @@ BOOL, INT16, INT32, INT64, SIXTEEN, TEXT, NUMERIC, LIST = range(8)
 """Kinds: numbers of so many bits, sixteen bytes, bytes of any length, and two that have a form of their own."""
 
 FAILED, MORE, NO_ROOM, TRAILER, WRONG_COUNT, WRONG_LENGTH, WRONG_FORM = range(7)
-"""How decoding ended: the compiled code raised (what numba's wrapper gives then); the next row is not all there; it has no room; the end of the stream; a row of other columns; a length that no field
-has; a field that is not in the form of its kind."""
+"""How decoding ended: the compiled code raised (what numba's wrapper gives then); the next row is not all there; it has no room; the end of the stream; a row
+of other columns; a length that no field has; a field that is not in the form of its kind."""
 
 ROW, AT, COLUMN, UNFIT_ROW, UNFIT_COLUMN = range(5)
 """What decoding tells: rows written, where in the source it stands, the column of the field that ended it, and the first value that did not fit, or -1."""

@@ -58,7 +58,7 @@ def _in_binary(column: Column, rule: Rule) -> Rule:
 
 
 def _is_numeric(column: Column) -> bool:
-    """Whether a column is a numeric, or an array of them, and no domain over it, whose own type the wire would name."""
+    """Whether a column is a numeric (or of a domain over it: the server names its base type), or an array of numerics themselves."""
     kind = column.type.element or column.type
     return bool(kind.builtin and kind.name == "numeric")
 

@@ -268,3 +268,29 @@ def test_what_asyncpg_does_otherwise_with_tls_is_refused_by_name(tls: tuple[embe
     assert read("", ENCRYPTED, reader="adbc", connection_string=url).to_pylist() == [{"a": True}]
     with pytest.raises(ConfigurationError, match=f"'reader' copy does not connect with {demand.partition('=127')[0]}.* as libpq does"):
         read("", "SELECT 1", reader="copy", connection_string=url)
+
+
+def test_only_a_numeric_that_is_another_type_is_cast_to_numeric(database: str) -> None:
+    """A cast to what a column is already costs the server a copy of each row. Of a domain the server names the base type, of an array of one it does not."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    from engine.postgres.copy_source import CopySource
+    from engine.postgres.source_options import PostgresSourceOptions
+
+    with psycopg.connect(database) as connection:
+        connection.execute("CREATE DOMAIN price AS numeric(9, 2)")
+        connection.execute("CREATE TABLE t (plain numeric(15, 2), many numeric(9, 2)[], priced price, cash money, prices price[])")
+        connection.execute("INSERT INTO t VALUES (1.25, '{2.50,NULL}', 3.75, 5.00, '{6.25}')")
+    known = conninfo_to_dict(database)
+    options = PostgresSourceOptions(
+        query="TABLE t", host=known["host"], port=known["port"], username=known["user"], password=known["password"], database=known["dbname"], reader="copy"
+    )
+    source = CopySource(options)
+    plan, _, _ = source._plan("typed")
+    text = plan.statement(0)
+    assert [f"q.c{column}::numeric" in text for column in (0, 1, 2, 3)] == [False, False, False, True]
+    assert "::numeric[]" in text
+    with source.read() as stream:
+        assert [[str(value) for value in row.values()] for row in stream.reader.read_all().to_pylist()] == [
+            ["1.25", "[Decimal('2.50'), None]", "3.75", "5.00", "[Decimal('6.25')]"]
+        ]
