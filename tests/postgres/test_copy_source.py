@@ -281,7 +281,7 @@ def test_only_a_numeric_that_is_another_type_is_cast_to_numeric(database: str) -
         connection.execute("CREATE DOMAIN price AS numeric(9, 2)")
         connection.execute("CREATE TABLE t (plain numeric(15, 2), many numeric(9, 2)[], priced price, cash money, prices price[])")
         connection.execute("INSERT INTO t VALUES (1.25, '{2.50,NULL}', 3.75, 5.00, '{6.25}')")
-    known = conninfo_to_dict(database)
+    known: dict[str, Any] = conninfo_to_dict(database)
     options = PostgresSourceOptions(
         query="TABLE t", host=known["host"], port=known["port"], username=known["user"], password=known["password"], database=known["dbname"], reader="copy"
     )
