@@ -495,11 +495,25 @@ def test_no_more_files_are_in_flight_than_asked(most: int) -> None:
     assert source.now == 0
 
 
+class Gated(MemoryStore):
+    """Lets nobody read before it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    @contextlib.contextmanager
+    def open_read(self, file: FileInfo, start: int = 0, length: int | None = None) -> Iterator[BinaryIO]:
+        assert self.gate.wait(20)
+        with super().open_read(file, start, length) as body:
+            yield body
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 def test_a_stop_while_the_threads_begin_stops_those_that_have_begun(stop: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    source, target = MemoryStore(), MemoryStore()
-    for number in range(3_000):
-        put(source, f"{number:04d}", b"x")
+    source, target = Gated(), MemoryStore()
+    for number in range(30):
+        put(source, f"{number:02d}", b"x")
     submit, begun = ThreadPoolExecutor.submit, []
 
     def third_fails(self: ThreadPoolExecutor, *work: Any) -> Any:
@@ -509,13 +523,14 @@ def test_a_stop_while_the_threads_begin_stops_those_that_have_begun(stop: type[B
         return begun[-1]
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", third_fails)
+    monkeypatch.setattr("engine.routes.transfer.GIVE_UP_SECONDS", 0.05)  # those that have begun wait for the gate
     with pytest.raises(stop):
         transfer(source, target, Orders(delete_source=True))
     monkeypatch.undo()
-    concurrent.futures.wait(begun, timeout=20)
-    left, there = {file.path for file in source.list()}, {file.path for file in target.list()}
-    assert left | there == {f"{number:04d}" for number in range(3_000)}
-    assert len(left) > 1_000  # all others would be gone by now
+    source.gate.set()
+    assert not concurrent.futures.wait(begun, timeout=20).not_done
+    assert {file.path for file in source.list()} == {f"{number:02d}" for number in range(30)}
+    assert not list(target.list())
 
 
 def test_large_files_are_fewer_at_a_time_so_that_memory_is_bounded() -> None:
