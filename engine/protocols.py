@@ -23,8 +23,8 @@ Form = Literal["text", "typed", "exact"]
 Exists = Literal["replace", "skip", "fail"]
 FileInfo = File
 """One listed version of a file."""
-Lines = bytes
-"""Whole lines of a text file."""
+Lines = memoryview
+"""Whole lines of a text file, as bytes."""
 
 
 class RowStream(Protocol):

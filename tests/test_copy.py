@@ -490,6 +490,7 @@ def test_a_copy_that_is_interrupted_ends_soon_and_leaves_nothing(database: str, 
     assert fetch(target, "SELECT count(*) FROM labs") == [(2,)]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(database: str, target: str) -> None:
     query = "SELECT i AS id, i::numeric(15,2) AS n, now() AS seen, ARRAY[i] AS list, md5(i::text) AS note FROM generate_series(1, {}) i"
     peaks = []

@@ -191,6 +191,7 @@ def test_equal_numbers_in_another_control_database_are_other_runs(
     assert count(target) == 2 * ROWS
 
 
+@pytest.mark.slow
 def test_a_run_that_slept_through_its_lease_and_its_successor_add_the_rows_once(control: Control, target: str) -> None:
     """Stopped with everything sent, it wakes up when another run of the connector already waits for it."""
     execute(target, "CREATE TABLE labs (id integer, analyte text)")

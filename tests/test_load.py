@@ -420,6 +420,7 @@ def test_unknown_keys_of_a_load_are_refused_by_name(database: str, labs: Path) -
         engine.load(labs / "a.csv", database, dest_options={"delimeter": ";"})
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(database: str, tmp_path: Path) -> None:
     peaks = []
     for name, rows_of_it in (("small", 500_000), ("large", 2_000_000)):

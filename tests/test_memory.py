@@ -31,7 +31,7 @@ def peak_mb(arguments: list[str]) -> float:
     return int(ran.stdout) * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-@pytest.mark.parametrize(("suffix", "bound_mb"), [(".csv", 150), (".parquet", BOUND_MB)])
+@pytest.mark.parametrize(("suffix", "bound_mb"), [(".csv", 150), slow(".parquet", BOUND_MB)])
 @pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), slow(WIDE, 150)], ids=["narrow", "wide"])
 def test_memory_of_the_copy_reader_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, bound_mb: int, query: str, rows: int) -> None:
     target = str(tmp_path / f"x{suffix}")
@@ -54,6 +54,7 @@ def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, 
     assert four_times < once * 1.25 + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [slow(".csv"), ".parquet"])
 @pytest.mark.parametrize(("query", "rows"), [pytest.param(NARROW, 750_000, id="narrow"), slow(WIDE, 300, id="wide")])
 def test_four_readers_stay_within_the_bound(database: str, tmp_path: Path, suffix: str, query: str, rows: int) -> None:

@@ -28,7 +28,6 @@ SIZES = {"none.bin": 0, "one.bin": 1, "below.bin": PART - 1, "part.bin": PART, "
 SOURCES = ("folder", "s3", "sftp")
 DESTINATIONS = ("folder", "nfs", "s3", "sftp", "rest")
 PAIRS = [(source, destination) for source in SOURCES for destination in DESTINATIONS if destination != "nfs"]  # a URL cannot say `nfs`
-USUAL = {("folder", "s3"), ("s3", "sftp"), ("sftp", "rest"), ("s3", "folder")}
 _numbers = itertools.count(1)
 
 
@@ -136,7 +135,8 @@ def test_a_source_that_a_move_has_emptied_is_nothing_to_transfer(places: Callabl
     assert engine.run_connector(connector).headline == "nothing to transfer"
 
 
-@pytest.mark.parametrize(("source", "destination"), [pytest.param(*pair, marks=() if pair in USUAL else pytest.mark.slow) for pair in PAIRS], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(("source", "destination"), PAIRS)
 def test_memory_does_not_grow_with_the_file(
     places: Callable[[str], Place], filled: Callable[..., Place], hashes: dict[str, str], source: str, destination: str
 ) -> None:

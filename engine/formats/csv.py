@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from engine.errors import ConfigurationError, ProcessingError
-from engine.protocols import CsvDialect, FileWriter, Form
+from engine.protocols import CsvDialect, FileWriter, Form, Lines
 
 DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES = {"none": ".csv", "gzip": ".csv.gz", "zstd": ".csv.zst"}
@@ -85,7 +85,7 @@ class CsvEncoder:
         """Lines of the batch, compressed; one buffer, or several where the batch is huge."""
         return [self._pack(self._encode(piece)) for piece in _pieces(batch)]
 
-    def prepare_lines(self, lines: bytes) -> list[pa.Buffer]:
+    def prepare_lines(self, lines: Lines) -> list[pa.Buffer]:
         """See `TakesLines`."""
         return [self._pack(pa.py_buffer(lines))]
 

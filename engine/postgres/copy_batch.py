@@ -5,7 +5,6 @@ The memory of a batch is used again once nobody holds its columns: 6 M rows of l
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow as pa
 from engine.errors import ProcessingError
 from engine.postgres import copy_compiled
 from engine.postgres import copy_layout as layout
+from engine.postgres.blocks import Blocks
 from engine.postgres.convert import Unfit
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from engine.postgres.blocks import Bytes
+
     Numbers = npt.NDArray[np.int64]
-    Bytes = npt.NDArray[np.uint8]
 
 BATCH_BYTES = 4 << 20
 MOST_ROWS = 1 << 16
@@ -65,8 +66,7 @@ class BatchPlan:
         self._least = np.where(self._texts, _LEAST_TEXT_BYTES, np.where(self._lists, _LEAST_ELEMENTS, 0.0))
         self._per_row = np.where(self._texts, _TEXT_BYTES, np.where(self._lists, 1.0, 0.0))
         self._batch_bytes = batch_bytes
-        self._arena_bytes = batch_bytes + 4 * _ALIGNED * len(described)
-        self._spare: list[Bytes] = []
+        self.arenas = Blocks(batch_bytes + 4 * _ALIGNED * len(described))
 
     def begin(self) -> Batch:
         """A batch without rows."""
@@ -103,17 +103,14 @@ class BatchPlan:
             seen = max(size / rows, self._per_row[line] / 2, self._least[line])
             self._per_row[line] = min(seen, self._batch_bytes)
 
-    def lease(self, arena: Bytes) -> Bytes:
+    def lease(self, arena: Bytes) -> memoryview:
         """The same memory; when nobody has what is returned here any more, it is used again."""
-        leased = arena[:]
-        if len(arena) == self._arena_bytes:
-            weakref.finalize(leased, self._spare.append, arena).atexit = False
-        return leased
+        return self.arenas.lease(arena) if len(arena) == self.arenas.size else arena.data
 
     def give_back(self, arena: Bytes) -> None:
         """Nobody looks at it any more."""
-        if len(arena) == self._arena_bytes:
-            self._spare.append(arena)
+        if len(arena) == self.arenas.size:
+            self.arenas.give_back(arena)
 
     def _rows(self) -> int:
         """How many have room in a batch."""
@@ -124,12 +121,7 @@ class BatchPlan:
         return max(1, min(int(self._batch_bytes / max(row, 1)), MOST_ROWS))
 
     def _arena(self, size: int) -> Bytes:
-        if size > self._arena_bytes:
-            return np.empty(size, np.uint8)
-        try:
-            return self._spare.pop()
-        except IndexError:
-            return np.empty(self._arena_bytes, np.uint8)
+        return self.arenas.take() if size <= self.arenas.size else np.empty(size, np.uint8)
 
 
 class Batch:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from engine import stages, workers
 from engine.errors import IntegrityError
-from engine.postgres import batches, copy_connection, copy_plan
+from engine.postgres import batches, copy_connection, copy_lines, copy_plan
 from engine.postgres.copy_reader import CopyReader
 from engine.postgres.reader import Delivery
 from engine.postgres.source import PostgresSource, Stream
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from engine.postgres.source_options import PostgresSourceOptions
     from engine.protocols import CsvDialect, Form, Lines
 
-PIECE_BYTES = 1 << 20
-LINES_BYTES = 640 << 10
-"""Lines are joined to so much and what came last, below `memory.MMAP_THRESHOLD`, from where each block is new memory: 51,000 page faults for 885 MB
-instead of 344,000, and a tenth less CPU."""
 # For the whole process, since conversions and the Parquet writer must use it too. Measured with 1.8 M rows of lineitem into Parquet, against pyarrow's
 # own allocator, interleaved: 400 against 470 MB, and no more CPU.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -132,7 +128,7 @@ class EncodedStream(Stream):
     ahead = 4
 
     def __init__(self, options: PostgresSourceOptions, plan: CopyPlan, readers: int, notes: list[str], dialect: CsvDialect) -> None:
-        self._layout = Csv(dialect)
+        self._layout = copy_lines.Csv(dialect)
         super().__init__(options, plan, readers, notes)
         self.schema = plan.schema
         self.rows: int | None = None
@@ -145,47 +141,9 @@ class EncodedStream(Stream):
     def _pieces(self) -> Iterator[Lines]:
         for pending in self._arrivals():
             piece: Lines = workers.wait(pending)
-            self.lines += piece.count(b"\n")
+            self.lines += copy_lines.count(piece)
             yield piece
         rows = self._rows()
         if self.lines < rows:  # each row is a line at least
             raise IntegrityError(f"the server sent {rows:,} rows, and fewer lines came; nothing was published")
         self.rows = rows
-
-
-class Csv:
-    """CSV in a dialect, which stays as it is (`Layout`)."""
-
-    is_counted = False
-
-    def __init__(self, dialect: CsvDialect) -> None:
-        self.options: Mapping[str, Any] = {"format": "csv", "delimiter": dialect.delimiter, "null": dialect.null, "force_quote": dialect.quotes_all or None}
-
-    def collector(self) -> LineCollector:
-        """See `Layout`."""
-        return LineCollector()
-
-
-class LineCollector:
-    """Pieces of lines → larger ones (`Collector`).
-
-    They end with rows: a message of the server is one row (https://www.postgresql.org/docs/current/protocol-message-formats.html, "CopyData"), and
-    asyncpg hands on whole messages alone.
-    """
-
-    def __init__(self) -> None:
-        self._held: list[bytes] = []
-        self._size = 0
-
-    def feed(self, piece: bytes) -> Iterator[Delivery]:
-        """See `Collector`."""
-        self._held.append(piece)
-        self._size += len(piece)
-        if self._size >= LINES_BYTES:
-            yield from self.end()
-
-    def end(self) -> Iterator[Delivery]:
-        """See `Collector`."""
-        held, self._held, self._size = b"".join(self._held), [], 0
-        if held:
-            yield Delivery(0, len(held), lambda: held)

@@ -345,7 +345,7 @@ def in_line(value: Any, dialect: CsvDialect) -> str:
 def by_itself(source: Any, layout: CsvFormat) -> tuple[bytes, int]:
     with source.read_encoded(layout.dialect) as stream:
         pieces = list(stream.pieces)
-        assert all(piece.endswith(b"\n") for piece in pieces)
+        assert all(bytes(piece[-1:]) == b"\n" for piece in pieces)
         assert stream.rows is not None
         assert stream.lines >= stream.rows
         return b"".join(pieces), stream.rows

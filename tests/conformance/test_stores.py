@@ -222,6 +222,7 @@ def test_listing_is_ordered_by_bytes_and_patterns_follow_the_shell(store: Any) -
     assert listed["nothing/*"] == []
 
 
+@pytest.mark.slow
 def test_listing_goes_beyond_one_page(store: Any) -> None:
     names = [f"{n:05d}" for n in range(1_050)]
     for name in names:

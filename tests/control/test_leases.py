@@ -359,6 +359,7 @@ def test_an_owner_that_is_resumed_before_it_completes_an_upload_leaves_the_newer
 # --- the network, and rights ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_renewal_that_is_swallowed_by_the_network_is_given_up_for_another_connection(
     control: Control, postgres: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -323,6 +323,7 @@ def test_corrupt_streams_are_read_or_refused() -> None:
     fuzz(range(3000))
 
 
+@pytest.mark.slow
 def test_no_corrupt_stream_is_read_past_its_end(tmp_path: Any) -> None:
     """The same code compiled with a check of every index: an access outside of an array is an IndexError."""
     code = "from tests.postgres import test_copy_binary as t; t.fuzz(range(3000, 6000)); t.compiled_with_checks()"
@@ -370,7 +371,7 @@ def test_memory_that_is_used_again_is_nobody_elses() -> None:
     assert seen == list(range(4000))
     for columns in held:
         assert [(f"text {i}", [i, None]) for i in columns[0].to_pylist()] == list(zip(columns[1].to_pylist(), columns[2].to_pylist(), strict=True))
-    assert 0 < len(plan._spare) < 10
+    assert 0 < plan.arenas.spare < 10
 
 
 def test_few_rows_do_not_keep_the_memory_of_many() -> None:
@@ -380,7 +381,7 @@ def test_few_rows_do_not_keep_the_memory_of_many() -> None:
     (column,) = batch.columns()
     assert column.to_pylist() == ["a", None]
     assert sum(buffer.size for buffer in column.buffers() if buffer) < 100
-    assert len(plan._spare) == 1
+    assert plan.arenas.spare == 1
 
 
 def test_nulls_hide_nothing_of_what_was_there_before() -> None:
@@ -423,6 +424,7 @@ def test_rows_of_another_length_do_not_become_many_batches(types: list[pa.DataTy
     assert len(batches) <= most + len(data) // (1 << 17)
 
 
+@pytest.mark.slow
 def test_machine_code_is_kept_and_loaded_without_numba(tmp_path: Path) -> None:
     """A file that is not whole is made anew; where none can be kept, it works all the same."""
     code = """
