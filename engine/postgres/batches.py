@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from engine.errors import SchemaMismatch, UnrepresentableValue
 from engine.postgres.convert import Unfit
@@ -52,8 +51,8 @@ def convert(plan: Plan, batch: pa.RecordBatch) -> pa.RecordBatch:
     columns = [batch.column(i) for i in range(batch.num_columns)]
     shown = len(plan.columns)
     for position, wrong in zip(plan.shape_checks, columns[shown:], strict=True):
-        if pc.any(wrong).as_py():
-            raise UnfitRow(plan, position, pc.index(wrong, value=True).as_py(), "more than one dimension, or a lower bound other than 1")
+        if wrong.true_count:
+            raise UnfitRow(plan, position, wrong.index(True).as_py(), "more than one dimension, or a lower bound other than 1")
     return pa.RecordBatch.from_arrays([_convert_column(plan, i, columns[i]) for i in range(shown)], schema=plan.schema)
 
 

@@ -49,6 +49,9 @@ _WRONG = {
 class Decoder:
     r"""Pieces of a stream → batches.
 
+    Attributes:
+        ended: Whether the trailer has come.
+
     Example:
         >>> decoder = Decoder(BatchPlan([pa.string()]))
         >>> list(decoder.feed(SIGNATURE + bytes(8) + b"\0\1\0\0\0\1t\xff\xff"))
@@ -63,7 +66,7 @@ class Decoder:
         self._rest = bytearray()
         self._wanted = 0
         self._begun = False
-        self._ended = False
+        self.ended = False
 
     def feed(self, piece: bytes) -> Iterator[Batch]:
         """Take the next piece; gives the batches that are full.
@@ -88,7 +91,7 @@ class Decoder:
             ProcessingError: The stream was cut short, or goes on after its end.
         """
         yield from self._decode(self._rest)
-        if not self._ended:
+        if not self.ended:
             raise corrupt("it ended within a row, or without its trailer")
         if self._batch is not None and self._batch.rows:
             yield self._batch.close()
@@ -97,7 +100,7 @@ class Decoder:
         """The rows that are whole; the rest stays."""
         at = 0 if self._begun else self._header(piece)
         source = np.frombuffer(piece, np.uint8)
-        while self._begun and not self._ended:
+        while self._begun and not self.ended:
             batch = self._batch = self._batch or self._plan.begin()
             how, at = batch.add(source, at)
             if how == layout.NO_ROOM:
@@ -105,12 +108,12 @@ class Decoder:
                 if batch.rows:
                     yield batch.close()
             elif how == layout.TRAILER:
-                self._ended = True
+                self.ended = True
             elif how == layout.MORE:
                 break
             else:
                 raise corrupt(_WRONG.get(how) or f"a field that is not in the form of {self._plan.types[batch.ended_by]}")
-        if self._ended and at < len(source):
+        if self.ended and at < len(source):
             raise corrupt("it goes on after its trailer")
         self._rest = bytearray(piece[at:])
         self._wanted = 2 * len(self._rest)

@@ -24,6 +24,7 @@ class Csv:
     """CSV in a dialect (`Layout`)."""
 
     is_counted = False
+    nap_seconds = 0.001  # longer ones cost more than they save, since a part's last nap is for nothing: CSV does not say where it ends
 
     def __init__(self, dialect: CsvDialect) -> None:
         self.options: Mapping[str, Any] = {"format": "csv", "delimiter": dialect.delimiter, "null": dialect.null, "force_quote": dialect.quotes_all or None}
@@ -40,6 +41,8 @@ class LineCollector:
     They end with rows: a message of the server is one row (https://www.postgresql.org/docs/current/protocol-message-formats.html, "CopyData"), and
     asyncpg hands on whole messages alone.
     """
+
+    ended = False
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks

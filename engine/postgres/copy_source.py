@@ -81,6 +81,7 @@ class Binary:
 
     options: Mapping[str, Any] = {"format": "binary"}
     is_counted = True
+    nap_seconds = 0.005  # 2 % less time than by 1 ms, 6 M rows of lineitem into Parquet
 
     def __init__(self, plan: CopyPlan) -> None:
         from engine.postgres import copy_batch, copy_binary
@@ -108,6 +109,11 @@ class BinaryCollector:
     def __init__(self, decoder: Decoder, convert: Callable[[Batch], pa.RecordBatch]) -> None:
         self._decoder = decoder
         self._convert = convert
+
+    @property
+    def ended(self) -> bool:
+        """See `Collector`."""
+        return self._decoder.ended
 
     def feed(self, piece: bytes) -> Iterator[Delivery]:
         """See `Collector`."""
