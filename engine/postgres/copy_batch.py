@@ -52,6 +52,9 @@ class BatchPlan:
     Args:
         types: Of the columns; the wire carries their values.
         batch_bytes: About how many bytes a batch has; one row that is longer is a batch of its own.
+
+    Attributes:
+        arenas: The memory of batches; longer rows have their own.
     """
 
     def __init__(self, types: Sequence[pa.DataType], batch_bytes: int = BATCH_BYTES) -> None:

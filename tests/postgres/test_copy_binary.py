@@ -244,6 +244,15 @@ def test_a_wrong_stream_is_one_error(name: str, batch_bytes: int) -> None:
             read(pieces, types, batch_bytes)
 
 
+def test_the_trailer_alone_ends_a_stream() -> None:
+    decoder, whole = Decoder(BatchPlan([pa.int32()])), stream([pa.int32()], [(1,), (2,)])
+    for at in range(len(whole)):
+        assert not decoder.ended
+        list(decoder.feed(whole[at : at + 1]))
+    assert decoder.ended or list(decoder.end())  # a rest of two bytes is looked at when there are four, or at the end
+    assert decoder.ended
+
+
 def test_a_header_may_have_an_extension() -> None:
     data = HEADER[:15] + b"\0\0\0\5" + b"hello" + row(ONE, [7]) + TRAILER
     assert values(read([data], ONE), 0) == [7]
