@@ -36,6 +36,7 @@ def cases_kept(folder: Path) -> dict[str, dict[str, list[dict[str, float]]]]:
     return cases
 
 
+@pytest.mark.slow
 def test_each_contender_delivers_and_is_measured(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     transfers.main(["--scale", "0.001", "--runs", "1", "--case", "local-s3/small"])
     (case,) = cases_kept(places).values()

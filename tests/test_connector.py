@@ -26,7 +26,6 @@ from engine.formats.csv import CsvFormat
 from engine.stores.local_writer import LocalWriter
 from tests.conftest import open_to_nobody
 from tests.control.platform import GATED, PAUSE, ROOT, Control, is_paused, told, until
-from tests.effort import slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -244,7 +243,8 @@ owner.{function} = patched
 
 
 @outage
-@pytest.mark.parametrize("point", ["publication", slow("the end of the record")])
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["publication", "the end of the record"])
 def test_a_control_database_that_is_away_for_a_while_is_waited_for(fragile: Control, restartable: Restartable, point: str) -> None:
     """Nothing is published without its word; and what was delivered is not left as started."""
     code = {

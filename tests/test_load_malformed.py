@@ -66,7 +66,7 @@ def refused(file: Path, database: str, table: str, spool: Path, **options: Any) 
 
 
 @pytest.mark.parametrize("table", ["visits", slow("fresh")])
-@pytest.mark.parametrize("name", spread(BROKEN, 2))
+@pytest.mark.parametrize("name", spread(BROKEN, 4))
 def test_a_broken_csv_file_is_refused_and_leaves_all_as_it_was(clinic: str, tmp_path: Path, spool: Path, name: str, table: str) -> None:
     case = BROKEN[name]
     file = tmp_path / f"visits{SUFFIXES[case.dialect.get('compression')]}"

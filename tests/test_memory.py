@@ -41,9 +41,10 @@ def test_memory_of_the_copy_reader_is_bounded_and_flat(database: str, tmp_path: 
     assert four_times < once * 1.25 + 20
 
 
-@pytest.mark.parametrize("suffix", [slow(".csv"), ".parquet"])
-@pytest.mark.parametrize("place", [slow("folder"), "s3"])
-@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), slow(WIDE, 150)], ids=["narrow", "wide"])
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("place", ["folder", "s3"])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 150)], ids=["narrow", "wide"])
 def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, place: str, query: str, rows: int, request: pytest.FixtureRequest) -> None:
     options: dict[str, Any] = dict(request.getfixturevalue("s3_options")) if place == "s3" else {}
     bucket = options.pop("bucket", "")
@@ -55,8 +56,8 @@ def test_memory_is_bounded_and_flat(database: str, tmp_path: Path, suffix: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [slow(".csv"), ".parquet"])
-@pytest.mark.parametrize(("query", "rows"), [pytest.param(NARROW, 750_000, id="narrow"), slow(WIDE, 300, id="wide")])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(("query", "rows"), [(NARROW, 750_000), (WIDE, 300)], ids=["narrow", "wide"])
 def test_four_readers_stay_within_the_bound(database: str, tmp_path: Path, suffix: str, query: str, rows: int) -> None:
     """Long values are kept as they are, so that the table is as large as they. With fewer than 300 MB the four have not all begun to read ahead."""
     with psycopg.connect(database, autocommit=True) as connection:

@@ -93,7 +93,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int, *words: str) ->
                 ["require_tls", "https"],
             ),
         ],
-        2,
+        4,
     ),
 )
 def test_usage_and_configuration_end_with_2(database: str, tmp_path: Path, arguments: Sequence[str], words: Sequence[str]) -> None:
