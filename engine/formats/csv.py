@@ -86,7 +86,7 @@ class CsvEncoder:
         return [self._pack(self._encode(piece)) for piece in _pieces(batch)]
 
     def prepare_lines(self, lines: Lines) -> list[pa.Buffer]:
-        """See `TakesLines`."""
+        """See `LineEncoder`."""
         return [self._pack(pa.py_buffer(lines))]
 
     def weigh(self, prepared: list[pa.Buffer]) -> int:

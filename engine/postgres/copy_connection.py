@@ -104,11 +104,21 @@ def _in_libpqs_words(error: BaseException) -> str:
     return str(error)
 
 
+def is_tcp(connection: asyncpg.Connection[Any]) -> bool:
+    """Whether it goes over a network, or as if it did."""
+    found = _socket(connection)
+    return found is not None and found.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def _socket(connection: asyncpg.Connection[Any]) -> Any:
+    return connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no public name for it
+
+
 def _keep_alive(connection: asyncpg.Connection[Any]) -> None:
     """A peer that has gone is noticed within a minute, as by the settings that libpq is given (`PostgresOptions.conninfo`)."""
-    transport_socket = connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no way to set them
-    if transport_socket is None or transport_socket.family not in (socket.AF_INET, socket.AF_INET6):
+    if not is_tcp(connection):
         return
+    transport_socket = _socket(connection)
     transport_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     names = {
         "keepalives_idle": "TCP_KEEPIDLE",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.postgres.blocks import Blocks
+from engine.postgres.copy_reader import NAP_SECONDS
 from engine.postgres.reader import Delivery
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from engine.protocols import CsvDialect, Lines
 
 LINES_BYTES = 768 << 10
-"""Delivered at once, about. Below `memory.MMAP_THRESHOLD`."""
+"""At most delivered at once, unless one row is longer."""
 _LINE_FEED = 10
 
 
@@ -24,7 +25,7 @@ class Csv:
     """CSV in a dialect (`Layout`)."""
 
     is_counted = False
-    nap_seconds = 0.001  # longer ones cost more than they save, since a part's last nap is for nothing: CSV does not say where it ends
+    nap_seconds = NAP_SECONDS  # longer ones cost what they save: the last one of a part is for nothing, since CSV does not say where it ends
 
     def __init__(self, dialect: CsvDialect) -> None:
         self.options: Mapping[str, Any] = {"format": "csv", "delimiter": dialect.delimiter, "null": dialect.null, "force_quote": dialect.quotes_all or None}
@@ -63,10 +64,15 @@ class LineCollector:
 
     def end(self) -> Iterator[Delivery]:
         """See `Collector`."""
-        if self._block is not None:
-            lines = self._blocks.lease(self._block)[: self._filled]
-            self._block, self._filled = None, 0
-            yield _delivery(lines)
+        if self._block is None:
+            return
+        if 2 * self._filled < self._blocks.size:  # few lines shall not keep the memory of many: what is kept is counted by the bytes of lines
+            lines = memoryview(self._block[: self._filled].tobytes())
+            self._blocks.give_back(self._block)
+        else:
+            lines = self._blocks.lease(self._block)[: self._filled].toreadonly()
+        self._block, self._filled = None, 0
+        yield _delivery(lines)
 
 
 def count(lines: Lines) -> int:

@@ -48,6 +48,13 @@ def test_memory_is_used_again_once_nobody_holds_it() -> None:
         assert blocks.spare == 3
 
 
+def test_few_lines_do_not_keep_the_memory_of_many() -> None:
+    blocks = Blocks(1000)
+    held = [lines for _ in range(50) for lines in collected(blocks, [b"a line\n"])]
+    assert b"".join(held) == b"a line\n" * 50
+    assert blocks.spare == 1
+
+
 def test_a_row_longer_than_a_block_passes_as_it_came() -> None:
     long = b"y" * 5000 + b"\n"
     assert [bytes(lines) for lines in collected(Blocks(1000), [b"a\n", long, b"b\n"])] == [b"a\n", long, b"b\n"]

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -20,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from engine import embedded
 from engine.errors import ConfigurationError, ConnectionFailed, UnrepresentableValue
+from engine.postgres import copy_reader, copy_source
 from tests.conftest import open_to_nobody
 from tests.effort import slow, spread
 from tests.postgres.cases import CASES, SYSTEM_CASES, TYPES_OF_OURS
@@ -181,13 +184,33 @@ def test_the_way_is_libpqs_own(database: str, tmp_path: Path, monkeypatch: pytes
     assert read(database, "SELECT current_setting('search_path') AS a", reader="copy").to_pylist() == [{"a": "pg_catalog"}]
 
 
-def test_a_unix_socket_is_a_way_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+SLOWLY = "SELECT repeat('x', 1000) AS x, pg_sleep(0.01)::text AS y FROM generate_series(1, 40)"
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What readers sleep."""
+    slept: list[float] = []
+    monkeypatch.setattr(copy_reader, "time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic))
+    return slept
+
+
+def test_a_reader_naps_after_small_pieces_and_not_after_the_last(database: str, naps: list[float]) -> None:
+    read(database, "SELECT 1 AS one", reader="copy")
+    assert naps == []
+    read(database, SLOWLY, reader="copy")
+    assert set(naps) == {copy_source.Binary.nap_seconds}
+
+
+def test_a_unix_socket_is_a_way_too(tmp_path_factory: pytest.TempPathFactory, naps: list[float]) -> None:
     folder = tmp_path_factory.mktemp("unix")
     open_to_nobody(folder)
     with embedded.postgres(folder, settings={"unix_socket_directories": "/tmp"}) as server:
         url = f"postgresql://postgres:{server.password}@/postgres?host=/tmp&port={server.port}"
         for reader in ("adbc", "copy", "connectorx"):
             assert read("", "SELECT inet_client_addr() AS a", reader=reader, connection_string=url).to_pylist() == [{"a": None}]
+        read("", SLOWLY, reader="copy", connection_string=url)
+        assert set(naps) == {copy_reader.NAP_SECONDS}  # it holds less than what comes in a longer one
 
 
 @pytest.fixture(scope="module")

@@ -523,7 +523,7 @@ def test_a_stop_while_the_threads_begin_stops_those_that_have_begun(stop: type[B
         return begun[-1]
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", third_fails)
-    monkeypatch.setattr("engine.routes.transfer.GIVE_UP_SECONDS", 0.05)  # those that have begun wait for the gate
+    monkeypatch.setattr(route, "GIVE_UP_SECONDS", 0.05)  # those that have begun wait for the gate
     with pytest.raises(stop):
         transfer(source, target, Orders(delete_source=True))
     monkeypatch.undo()
