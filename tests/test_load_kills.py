@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         ("folder", "append", "keep", "in the middle of the rows"),
         slow("folder", "append", "delete", "after the first commit"),
         slow("folder", "append", "archive", "with both names"),
-        ("folder", "replace", "delete", "between two deletions"),
+        slow("folder", "replace", "delete", "between two deletions"),
         ("s3", "replace", "archive", "with the copy and the source"),
     ],
 )

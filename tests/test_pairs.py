@@ -93,7 +93,7 @@ def filled(places: Callable[[str], Place], files: dict[str, Path]) -> Callable[.
     return made
 
 
-@pytest.mark.parametrize(("source", "destination"), spread(PAIRS, 3))
+@pytest.mark.parametrize(("source", "destination"), spread(PAIRS, 6))
 def test_files_of_every_size_arrive_as_they_are(
     places: Callable[[str], Place], filled: Callable[..., Place], hashes: dict[str, str], source: str, destination: str
 ) -> None:

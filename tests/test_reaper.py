@@ -71,7 +71,7 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("point", spread(POINTS, 3))
+@pytest.mark.parametrize("point", spread(POINTS, 9))
 def test_a_run_that_is_killed_at_any_point_is_closed_and_runs_again(control: Control, point: str) -> None:
     code, states = POINTS[point]
     connector = control.connector(QUICK, max_file_rows=4)
@@ -171,7 +171,7 @@ def begin_upload(s3_client: Any, bucket: str, *, parts: int = 1) -> str:
 NOT_NOTED = at("engine.control.leases.Ledger", "record", "more.get('leftover')")
 
 
-@pytest.mark.parametrize("point", ["parts are up", "the upload is not noted yet"])
+@pytest.mark.parametrize("point", ["parts are up", slow("the upload is not noted yet")])
 def test_a_run_that_is_killed_while_it_streams_to_s3_leaves_no_upload_and_another_at_its_key_survives(
     control: Control, s3_client: Any, s3_options: dict[str, Any], point: str
 ) -> None:
@@ -247,7 +247,7 @@ def test_records_that_have_ended_stay_as_they_are(control: Control) -> None:
 
 
 @pytest.mark.usefixtures("control")
-@pytest.mark.parametrize(("writes", "reads"), [("Pacific/Kiritimati", "Etc/GMT+12"), ("Etc/GMT+12", "Pacific/Kiritimati")])
+@pytest.mark.parametrize(("writes", "reads"), [("Pacific/Kiritimati", "Etc/GMT+12"), slow("Etc/GMT+12", "Pacific/Kiritimati")])
 def test_the_age_of_a_record_does_not_depend_on_time_zones(monkeypatch: pytest.MonkeyPatch, writes: str, reads: str) -> None:
     """Workers and the platform may have different ones, a day apart; `started_at` has none."""
     monkeypatch.setenv("PGTZ", writes)

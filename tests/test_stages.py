@@ -49,7 +49,7 @@ def test_a_server_that_takes_its_time_limits_by_reading(database: str, tmp_path:
     assert found.times["waiting_for_room"].seconds <= SLEPT / 2
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", slow(".parquet")])
 def test_a_destination_that_takes_its_time_limits_by_writing(database: str, sftp_server: Any, sftp_folder: str, suffix: str) -> None:
     options = sftp_server.options(sftp_folder)
     with tcp_proxy(options["port"]) as proxy:

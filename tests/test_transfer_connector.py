@@ -163,7 +163,7 @@ POINTS = {
 }
 
 
-@pytest.mark.parametrize("point", spread(POINTS, 3))
+@pytest.mark.parametrize("point", spread(POINTS, 9))
 def test_a_rerun_finishes_what_was_killed_at_any_point(control: Control, inbox: Path, point: str) -> None:
     code, source_stands, is_delivered, is_noted = POINTS[point]
     connector = mover(control, inbox, delete_source=True, file_pattern="a.csv")

@@ -194,7 +194,7 @@ def test_check_knows_what_happens_to_a_file_that_stands(platform: Platform, if_e
             ({"source": {**GOOD, "csv_filename": "../x.csv"}}, ["../x.csv"]),
             ({"source": {**GOOD, "query": "DELETE FROM cai_connectors"}}, ["changes nothing"]),
         ],
-        4,
+        7,
     ),
 )
 def test_a_configuration_that_is_wrong_ends_the_record_and_opens_nothing(platform: Platform, change: dict[str, Any], words: list[str]) -> None:

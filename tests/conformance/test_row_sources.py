@@ -351,7 +351,7 @@ def by_itself(source: Any, layout: CsvFormat) -> tuple[bytes, int]:
         return b"".join(pieces), stream.rows
 
 
-@pytest.mark.parametrize("name", spread(DIALECTS, 3))
+@pytest.mark.parametrize("name", spread(DIALECTS, 6))
 def test_its_lines_have_the_same_values_for_every_type(make_encoded: Callable[..., Any], matrix: str, name: str) -> None:
     layout = CsvFormat(**DIALECTS[name], header=False)
     queries = ["TABLE t", *(f"SELECT c{i} FROM t" for i in range(len(CASES)))]

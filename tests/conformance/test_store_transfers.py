@@ -25,6 +25,7 @@ from engine.stores.memory import MemoryStore
 from engine.stores.s3 import S3Store
 from engine.stores.sftp import SftpStore
 from tests.conformance.test_stores import get, leftovers, put, store
+from tests.effort import slow
 from tests.hostile_names import NEVER, PERHAPS, TEMPORARY
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ def copied(source: Any, file: File, destination: Any, path: str, **options: Any)
     return writer.receipt
 
 
-@pytest.mark.parametrize(("level", "size"), [(None, 0), (None, 10), (None, 26 * MIB), ("read-back", 0), ("read-back", 26 * MIB)])
+@pytest.mark.parametrize(("level", "size"), [(None, 0), slow(None, 10), (None, 26 * MIB), slow("read-back", 0), slow("read-back", 26 * MIB)])
 def test_what_a_store_copies_by_itself_is_the_same_file(store: Any, size: int, level: Any, leftovers: Callable[[], list[str]]) -> None:
     data = os.urandom(size)
     put(store, "in/file", data)
