@@ -184,7 +184,7 @@ def test_the_way_is_libpqs_own(database: str, tmp_path: Path, monkeypatch: pytes
     assert read(database, "SELECT current_setting('search_path') AS a", reader="copy").to_pylist() == [{"a": "pg_catalog"}]
 
 
-SLOWLY = "SELECT repeat('x', 1000) AS x, pg_sleep(0.01)::text AS y FROM generate_series(1, 40)"
+SLOWLY = "SELECT repeat('x', 1000) AS x, pg_sleep(0.01)::text AS y FROM generate_series(1, 100)"
 
 
 @pytest.fixture
