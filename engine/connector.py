@@ -24,10 +24,10 @@ from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
 from engine.copy_jobs import CopyJob
 from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
-from engine.results import RunResult, delivered, may_remain, printable
+from engine.results import RunResult, delivered, may_remain, note_delivered, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from engine.results import FileResult, Progress
 
@@ -137,14 +137,14 @@ def run(
     steps, flow_run_id = steps or Steps(), flow_run_id or str(uuid.uuid4())
     told = _observer.set(observer or Observer())
     run_id: int | None = None
-    outcome: dict[str, Any] | None = None
+    reached: list[dict[str, Any]] = []
     try:
         reaper.before_run(connector_id)
         run_id = _begin(steps, connector_id, flow_run_id)
-        outcome = _work(steps, connector_id, {"run_id": run_id, "prefect_flow_run_id": flow_run_id, "redeliver": redeliver})
+        outcome = _work(steps, connector_id, {"run_id": run_id, "prefect_flow_run_id": flow_run_id, "redeliver": redeliver}, reached)
         _end(steps, run_id, outcome)
     except BaseException as stop:
-        _end(Steps(), run_id, outcome or _stopped(connector_id, run_id, stop))
+        _end(Steps(), run_id, reached[-1] if reached else _stopped(connector_id, run_id, stop))
         raise
     finally:
         _observer.reset(told)
@@ -209,16 +209,16 @@ def _begin(steps: Steps, connector_id: int, flow_run_id: str) -> int | None:
     return run_id
 
 
-def _work(steps: Steps, connector_id: int, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What came of it; an orchestrator that fails after the data was moved changes nothing about that."""
-    reached: list[dict[str, Any]] = []
+def _work(steps: Steps, connector_id: int, more: Mapping[str, Any], reached: list[dict[str, Any]]) -> dict[str, Any]:
+    """What came of it, also in `reached`; an orchestrator that fails or stops after the data was moved changes nothing about that."""
     told = _reached.set(reached)
     try:
         config = steps.read_connector_config(connector_id)
         return steps.run_dlt_pipeline({**config, **more})
     except Exception as error:  # noqa: BLE001 - as in run_dlt_pipeline
         if not reached:
-            return _failure(connector_id, more["run_id"], error)
+            reached.append(_failure(connector_id, more["run_id"], error))
+            return reached[-1]
         _log.warning("connector %s: run %s: the step run_dlt_pipeline failed after it had ended: %s", connector_id, more["run_id"], describe(error))
         return reached[-1]
     finally:
@@ -250,7 +250,7 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         _say("run skipped", connector=connector_id, run=run_id, holder=claim)
         return {"status": "skipped", "rows_ingested": 0, "log_summary": summary}
     observer = _observer.get()
-    with contextlib.ExitStack() as stack:
+    with _standing() as standing, contextlib.ExitStack() as stack:
         lease = stack.enter_context(claim)
         control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
         stack.enter_context(workers.watching(lease.check))
@@ -261,9 +261,23 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
         result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
         result = replace(result, notes=(*result.notes, *control.notes))
-    _say_delivered(connector_id, run_id, result)
-    observer.finished(result)
+        standing.append(result)
+        stack.close()  # the lease is given back before anything is said
+        _say_delivered(connector_id, run_id, result)
+        observer.finished(result)
     return {"status": "success", "rows_ingested": result.ingested, "log_summary": _summary(result)}
+
+
+@contextlib.contextmanager
+def _standing() -> Iterator[list[RunResult]]:
+    """What is put into the list is delivered: whatever stops the process afterwards has come too late, and is told so."""
+    results: list[RunResult] = []
+    try:
+        yield results
+    except BaseException as stop:
+        for result in results:
+            note_delivered(stop, result)
+        raise
 
 
 def _refuse_to_repeat(control: ControlDatabase, connector_id: int, job: jobs.Job) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from prefect.runtime import flow_run
 
 from engine.connector import Observer
@@ -25,6 +25,8 @@ from engine.results import human_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from rich.console import Console
 
     from engine.results import FileResult, Progress, RunResult
 
@@ -72,6 +74,7 @@ class Reporter(Observer):
 
     def __enter__(self) -> Self:
         if self._flow_run_id is not None:
+            _outlive_the_console()
             self._stack.enter_context(_logged_in_prefect(self._flow_run_id))
             self._thread.start()
         return self
@@ -140,6 +143,24 @@ def _progress(now: Progress | None, result: RunResult | None) -> tuple[float, st
         return percent, f"{now.files:,} of {now.total_files:,} files, {human_bytes(now.bytes)} of {human_bytes(now.total_bytes or 0)} so far"
     percent = min(99.0, 100 * now.rows / now.estimated_rows) if now.estimated_rows else 0.0
     return percent, f"{now.rows:,} rows, {human_bytes(now.bytes)} so far" + (f", of about {now.estimated_rows:,} rows" if now.estimated_rows else "")
+
+
+def _outlive_the_console() -> None:
+    """Let a console that is gone swallow its lines: a worker that dies takes the pipe with it to which its flow runs write.
+
+    `rich` would raise `SystemExit` at the next line, in whichever thread writes it, and a run that delivers would end as cancelled.
+    """
+    loggers = (logging.getLogger(name) for name in (None, *logging.root.manager.loggerDict))
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
+        if isinstance(handler, PrefectConsoleHandler):
+            _mute_when_gone(handler.console)
+
+
+def _mute_when_gone(console: Console) -> None:
+    def mute() -> None:
+        console.quiet = True
+
+    console.on_broken_pipe = mute  # type: ignore[method-assign]  # rich tells applications to replace it
 
 
 @contextlib.contextmanager

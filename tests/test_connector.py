@@ -28,7 +28,9 @@ from tests.conftest import open_to_nobody
 from tests.control.platform import GATED, PAUSE, ROOT, Control, is_paused, told, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from engine.results import RunResult
 
 CANARY = "s3cr3t-canary"
 FERRY = (sys.executable, "-c", "from engine.cli import main; main()")
@@ -122,6 +124,46 @@ def test_whoever_is_stopped_after_everything_was_delivered_was_not_cancelled(con
         connectors.run(connector, steps=connectors.Steps(update_run_record=update))
     assert len(calls) == 1
     assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_whoever_is_stopped_while_the_outcome_is_told_was_not_cancelled(control: Control, stop: type[BaseException]) -> None:
+    class Told(connectors.Observer):
+        def finished(self, _: RunResult) -> None:
+            heard.append(None)
+            if len(heard) == 1:
+                raise stop
+
+    connector = control.connector()
+    heard: list[None] = []
+    with pytest.raises(stop):
+        connectors.run(connector, observer=Told())
+    assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
+    assert len(heard) == 2  # it is told in the end
+
+
+def test_an_orchestrator_that_stops_after_the_step_that_moved_data_changes_nothing(control: Control) -> None:
+    connector = control.connector()
+
+    def moves(config: Mapping[str, Any]) -> dict[str, Any]:
+        connectors.run_dlt_pipeline(config)
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        connectors.run(connector, steps=connectors.Steps(run_dlt_pipeline=moves))
+    assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
+
+
+def test_a_log_that_nobody_reads_any_more_does_not_stop_a_run(control: Control) -> None:
+    connector = control.connector("SELECT i, pg_sleep(CASE WHEN i % 40000 = 0 THEN 0.3 END) IS NULL AS s FROM generate_series(1, 200000) i")
+    often = "import sys; from engine.cli import display, main; display.PLAIN_SECONDS = 0.0; sys.argv[0] = 'ferry'; main()"
+    for options in (["--debug"], []):  # with the log, and with lines of progress alone
+        ours, theirs = os.pipe()
+        os.close(ours)
+        command = [sys.executable, "-c", often, *options, "run", str(connector)]
+        assert subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, cwd=ROOT, check=False).returncode == 0
+        os.close(theirs)
+    assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 200_000)] * 2
 
 
 def test_a_signal_while_everything_is_published_finds_it_delivered(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:

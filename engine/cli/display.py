@@ -81,6 +81,7 @@ def _plain_lines(label: str) -> Callable[[Progress], None]:
         nonlocal shown
         if time.monotonic() - shown >= PLAIN_SECONDS:
             shown = time.monotonic()
-            sys.stderr.write(f"{label}: {describe(now, shown - started)}\n")
+            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: the work goes on
+                sys.stderr.write(f"{label}: {describe(now, shown - started)}\n")
 
     return show

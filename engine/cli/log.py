@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
@@ -23,7 +24,8 @@ class Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or keep it: a command that fails ends with the one line that says why."""
         if self._debug:
-            sys.stderr.write(self.format(record) + "\n")
+            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: what a run does is not the log's to decide
+                sys.stderr.write(self.format(record) + "\n")
             self.told_error = self.told_error or record.levelno >= logging.ERROR
         else:
             self._kept.append(record.getMessage())
