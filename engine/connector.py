@@ -250,19 +250,19 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         _say("run skipped", connector=connector_id, run=run_id, holder=claim)
         return {"status": "skipped", "rows_ingested": 0, "log_summary": summary}
     observer = _observer.get()
-    with _standing() as standing, contextlib.ExitStack() as stack:
-        lease = stack.enter_context(claim)
-        control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
-        stack.enter_context(workers.watching(lease.check))
-        _refuse_to_repeat(control, connector_id, job)
-        if isinstance(job, CopyJob):
-            job = _marked(control, config, job)
-        ends = {"source": config["source_type"], "destination": config["destination_type"]}
-        _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
-        result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
-        result = replace(result, notes=(*result.notes, *control.notes))
-        standing.append(result)
-        stack.close()  # the lease is given back before anything is said
+    with _standing() as standing:
+        with contextlib.ExitStack() as stack:
+            lease = stack.enter_context(claim)
+            control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
+            stack.enter_context(workers.watching(lease.check))
+            _refuse_to_repeat(control, connector_id, job)
+            if isinstance(job, CopyJob):
+                job = _marked(control, config, job)
+            ends = {"source": config["source_type"], "destination": config["destination_type"]}
+            _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
+            result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
+            result = replace(result, notes=(*result.notes, *control.notes))
+            standing.append(result)
         _say_delivered(connector_id, run_id, result)
         observer.finished(result)
     return {"status": "success", "rows_ingested": result.ingested, "log_summary": _summary(result)}
