@@ -24,10 +24,11 @@ from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
 from engine.copy_jobs import CopyJob
 from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
-from engine.results import RunResult, delivered, may_remain, note_delivered, printable
+from engine.results import RunResult, printable
+from engine.stops import delivered, may_remain, noting_delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from engine.results import FileResult, Progress
 
@@ -43,7 +44,7 @@ class Observer:
         """After each batch."""
 
     def finished(self, result: RunResult) -> None:
-        """Everything is delivered."""
+        """Everything is delivered. Told twice where a stop came in while it was told."""
 
     def failed(self, error: FerryError) -> None:
         """It went wrong, and was logged."""
@@ -91,7 +92,7 @@ def run_dlt_pipeline(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         outcome = _under_lease(config)
     except Exception as error:  # noqa: BLE001 - whatever it is, the record must end with it
-        outcome = _failure(config.get("connector_id"), config.get("run_id"), error)
+        outcome = _late(config, error) or _failure(config.get("connector_id"), config.get("run_id"), error)
     _reached.get([]).append(outcome)
     return outcome
 
@@ -144,7 +145,7 @@ def run(
         outcome = _work(steps, connector_id, {"run_id": run_id, "prefect_flow_run_id": flow_run_id, "redeliver": redeliver}, reached)
         _end(steps, run_id, outcome)
     except BaseException as stop:
-        _end(Steps(), run_id, reached[-1] if reached else _stopped(connector_id, run_id, stop))
+        _stopped(connector_id, run_id, reached, stop)
         raise
     finally:
         _observer.reset(told)
@@ -214,15 +215,15 @@ def _work(steps: Steps, connector_id: int, more: Mapping[str, Any], reached: lis
     told = _reached.set(reached)
     try:
         config = steps.read_connector_config(connector_id)
-        return steps.run_dlt_pipeline({**config, **more})
+        reached.append(steps.run_dlt_pipeline({**config, **more}))
     except Exception as error:  # noqa: BLE001 - as in run_dlt_pipeline
-        if not reached:
+        if reached:
+            _log.warning("connector %s: run %s: the step run_dlt_pipeline failed after it had ended: %s", connector_id, more["run_id"], describe(error))
+        else:
             reached.append(_failure(connector_id, more["run_id"], error))
-            return reached[-1]
-        _log.warning("connector %s: run %s: the step run_dlt_pipeline failed after it had ended: %s", connector_id, more["run_id"], describe(error))
-        return reached[-1]
     finally:
         _reached.reset(told)
+    return reached[-1]
 
 
 def _end(steps: Steps, run_id: int | None, outcome: Mapping[str, Any]) -> None:
@@ -249,8 +250,7 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
         summary = f"skipped: connector {connector_id} is being run by {claim}"
         _say("run skipped", connector=connector_id, run=run_id, holder=claim)
         return {"status": "skipped", "rows_ingested": 0, "log_summary": summary}
-    observer = _observer.get()
-    with _standing() as standing:
+    with noting_delivery() as noted:
         with contextlib.ExitStack() as stack:
             lease = stack.enter_context(claim)
             control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
@@ -260,24 +260,10 @@ def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
                 job = _marked(control, config, job)
             ends = {"source": config["source_type"], "destination": config["destination_type"]}
             _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
-            result = job.run(observer.progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
-            result = replace(result, notes=(*result.notes, *control.notes))
-            standing.append(result)
-        _say_delivered(connector_id, run_id, result)
-        observer.finished(result)
-    return {"status": "success", "rows_ingested": result.ingested, "log_summary": _summary(result)}
-
-
-@contextlib.contextmanager
-def _standing() -> Iterator[list[RunResult]]:
-    """What is put into the list is delivered: whatever stops the process afterwards has come too late, and is told so."""
-    results: list[RunResult] = []
-    try:
-        yield results
-    except BaseException as stop:
-        for result in results:
-            note_delivered(stop, result)
-        raise
+            result = job.run(_observer.get().progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
+            result = noted(replace(result, notes=(*result.notes, *control.notes)))
+        _tell_delivered(connector_id, run_id, result)
+        return _success(result)
 
 
 def _refuse_to_repeat(control: ControlDatabase, connector_id: int, job: jobs.Job) -> None:
@@ -323,13 +309,14 @@ def _claimed(connector_id: int, run_id: int | None, flow_run_id: str | None) -> 
         raise
 
 
-def _say_delivered(connector_id: object, run_id: object, result: RunResult) -> None:
+def _tell_delivered(connector_id: object, run_id: object, result: RunResult) -> None:
     ids = {"connector": connector_id, "run": run_id}
     for file in result.files:
         _say_file(ids, file)
     for note in result.notes:
         _say("note", **ids, text=note)
     _say("run ends", **ids, status="success", **{result.counts: result.ingested}, bytes=result.bytes, seconds=round(result.seconds, 2))
+    _observer.get().finished(result)
 
 
 def _say_file(ids: dict[str, object], file: FileResult) -> None:
@@ -373,19 +360,37 @@ def _delivered_before(run_id: object) -> int:
         return 0  # the record says what went wrong; the ledger keeps the rest
 
 
-def _stopped(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
-    """The outcome of a run that was told to stop: what is delivered was not cancelled."""
-    result = delivered(stop)
-    if result is None:
-        return _cancelled(connector_id, run_id, stop)
-    _say_delivered(connector_id, run_id, result)
-    _observer.get().finished(result)
+def _success(result: RunResult) -> dict[str, Any]:
     return {"status": "success", "rows_ingested": result.ingested, "log_summary": _summary(result)}
 
 
-def _cancelled(connector_id: int, run_id: int | None, stop: BaseException) -> dict[str, Any]:
+def _stopped(connector_id: int, run_id: int | None, reached: list[dict[str, Any]], stop: BaseException) -> None:
+    """End the record of a run that was told to stop, before anything is said: a log may be what stops it. What is delivered was not cancelled."""
+    result = delivered(stop)
+    outcome = reached[-1] if reached else _success(result) if result is not None else _cancelled(run_id, stop)
+    _end(Steps(), run_id, outcome)
+    if reached:
+        return
+    if result is not None:
+        _tell_delivered(connector_id, run_id, result)
+    else:
+        _log.warning("connector %s: run %s %s", connector_id, run_id, outcome["log_summary"])
+
+
+def _late(config: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
+    """The outcome where something failed when everything was delivered."""
+    result = delivered(error)
+    if result is None:
+        return None
+    ids = config.get("connector_id"), config.get("run_id")
+    _log.warning("connector %s: run %s was delivered, then: %s", *ids, describe(error))
+    with contextlib.suppress(Exception):  # it may be the telling that failed
+        _tell_delivered(*ids, result)
+    return _success(result)
+
+
+def _cancelled(run_id: int | None, stop: BaseException) -> dict[str, Any]:
     summary = f"cancelled: {_why(stop)}; what was not finished is removed{may_remain(stop)}"
-    _log.warning("connector %s: run %s %s", connector_id, run_id, summary)
     return {"status": "failed", "rows_ingested": _delivered_before(run_id), "log_summary": summary}
 
 

@@ -18,6 +18,7 @@ from engine.routes import export as route
 from engine.routes import transfer as transfer_route
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer_plan import FILES_IN_FLIGHT, Orders, plan
+from engine.stops import noting_delivery
 from engine.stores.spool import Spooled
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ class ExportJob:
 
     def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.export.export`."""
-        with contextlib.closing(self.store):
+        with noting_delivery() as noted, contextlib.closing(self.store):
             result = route.export(self.source, self.layout, self.store, self.target, journal=journal, on_progress=on_progress)
-        return replace(result, notes=(*self.notes, *result.notes))
+            return noted(replace(result, notes=(*self.notes, *result.notes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ class TransferJob:
 
     def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.transfer.transfer`."""
-        with contextlib.closing(self.source), contextlib.closing(self.store):
+        with noting_delivery() as noted, contextlib.closing(self.source), contextlib.closing(self.store):
             result = transfer_route.transfer(self.source, self.store, self.orders, journal=journal, on_progress=on_progress)
-        return replace(result, notes=(*self.notes, *result.notes))
+            return noted(replace(result, notes=(*self.notes, *result.notes)))
 
     def plan(self) -> list[Step]:
         """What it would do by now, without regard to earlier runs. Blocking."""

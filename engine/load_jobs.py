@@ -13,6 +13,7 @@ from engine.errors import ConfigurationError
 from engine.options import Options
 from engine.routes import load as route
 from engine.routes.load import LoadOrders
+from engine.stops import noting_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,8 +69,8 @@ class LoadJob:
     def run(self, on_progress: Callable[[Progress], None] | None = None, *, journal: Journal | None = None) -> RunResult:
         """Do it; see `engine.routes.load.load`. The ledger is the target database's own."""
         del journal
-        with contextlib.closing(self.source), contextlib.closing(self.archive or self.source):
-            return route.load(self.source, self.layout, self.store, self.orders, archive=self.archive, on_progress=on_progress)
+        with noting_delivery() as noted, contextlib.closing(self.source), contextlib.closing(self.archive or self.source):
+            return noted(route.load(self.source, self.layout, self.store, self.orders, archive=self.archive, on_progress=on_progress))
 
 
 def load_job(

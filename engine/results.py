@@ -18,8 +18,6 @@ hash to ours by its own reckoning; its bytes were read back."""
 FileState = Literal["written", "replaced", "skipped", "already delivered", "left", "planned", "failed", "ambiguous"]
 LedgerState = Literal["writing", "publishing", "written", "replaced", "discarded", "deleting", "deleted", "swept", "ambiguous", "removing source", "moved"]
 DELIVERED: tuple[FileState, ...] = ("written", "replaced")
-_DELIVERED = "ferry_delivered"
-_PARTLY = "ferry_partly"
 MOST_SHOWN = 50
 LARGEST_INTEGER = 2_147_483_647
 """Of PostgreSQL's INTEGER, which the platform counts and numbers with."""
@@ -237,34 +235,6 @@ def reaches(level: Verification, asked: Verification | None) -> bool:
         (True, False, True)
     """
     return asked is None or LEVELS.index(level) >= LEVELS.index(asked)
-
-
-def note_delivered(stop: BaseException, result: RunResult) -> None:
-    """Let an interrupt say that it came too late: everything was delivered."""
-    stop.__dict__[_DELIVERED] = result
-
-
-def delivered(stop: BaseException) -> RunResult | None:
-    """What was delivered in spite of an interrupt, or None."""
-    found: RunResult | None = stop.__dict__.get(_DELIVERED)
-    return found
-
-
-def note_partly(stop: BaseException, files: int, *, not_ended: int) -> None:
-    """Let an interrupt say how many files had been delivered before it came, and how many could not be given up in time."""
-    stop.__dict__[_PARTLY] = files, not_ended
-
-
-def partly(stop: BaseException) -> tuple[int, int]:
-    """How many files were delivered before an interrupt, and how many may have left something unfinished behind."""
-    found: tuple[int, int] = stop.__dict__.get(_PARTLY, (0, 0))
-    return found
-
-
-def may_remain(stop: BaseException) -> str:
-    """What to add where an interrupt is told of: files that could not be given up in time; empty where there were none."""
-    _, not_ended = partly(stop)
-    return f"; of {not_ended:,} whose server does not answer something unfinished may remain there" if not_ended else ""
 
 
 def printable(text: str) -> str:

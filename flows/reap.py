@@ -14,6 +14,7 @@ from engine import reaper
 from engine.control import runs
 from engine.control.database import ControlDatabase
 from engine.errors import FerryError, ProcessingError, describe
+from flows.report import outlive_the_console
 
 _log = logging.getLogger("engine")
 PATIENCE_SECONDS = 45.0
@@ -27,6 +28,7 @@ def reap() -> dict[str, Any]:
     Returns:
         `runs` (ids of the records closed), `leftovers` (how many were removed), `problems`.
     """
+    outlive_the_console()
     try:
         reaped = reaper.reap(patience=PATIENCE_SECONDS)
         with ControlDatabase() as control:

@@ -74,7 +74,7 @@ class Reporter(Observer):
 
     def __enter__(self) -> Self:
         if self._flow_run_id is not None:
-            _outlive_the_console()
+            outlive_the_console()
             self._stack.enter_context(_logged_in_prefect(self._flow_run_id))
             self._thread.start()
         return self
@@ -145,7 +145,7 @@ def _progress(now: Progress | None, result: RunResult | None) -> tuple[float, st
     return percent, f"{now.rows:,} rows, {human_bytes(now.bytes)} so far" + (f", of about {now.estimated_rows:,} rows" if now.estimated_rows else "")
 
 
-def _outlive_the_console() -> None:
+def outlive_the_console() -> None:
     """Let a console that is gone swallow its lines: a worker that dies takes the pipe with it to which its flow runs write.
 
     `rich` would raise `SystemExit` at the next line, in whichever thread writes it, and a run that delivers would end as cancelled.
@@ -160,7 +160,7 @@ def _mute_when_gone(console: Console) -> None:
     def mute() -> None:
         console.quiet = True
 
-    console.on_broken_pipe = mute  # type: ignore[method-assign]  # rich tells applications to replace it
+    console.on_broken_pipe = mute  # type: ignore[method-assign]  # rich's hook; the console is of Prefect's making
 
 
 @contextlib.contextmanager

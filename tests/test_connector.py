@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from engine.control import connectors as stored
 from engine.control import leases
 from engine.errors import ConfigurationError, ProcessingError, QueryFailed
 from engine.formats.csv import CsvFormat
+from engine.stores.local import LocalStore
 from engine.stores.local_writer import LocalWriter
 from tests.conftest import open_to_nobody
 from tests.control.platform import GATED, PAUSE, ROOT, Control, is_paused, told, until
@@ -30,7 +32,7 @@ from tests.control.platform import GATED, PAUSE, ROOT, Control, is_paused, told,
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from engine.results import RunResult
+    from engine.results import Progress, RunResult
 
 CANARY = "s3cr3t-canary"
 FERRY = (sys.executable, "-c", "from engine.cli import main; main()")
@@ -126,20 +128,32 @@ def test_whoever_is_stopped_after_everything_was_delivered_was_not_cancelled(con
     assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_whoever_is_stopped_while_the_outcome_is_told_was_not_cancelled(control: Control, stop: type[BaseException]) -> None:
+@pytest.mark.parametrize(("stop", "told_again"), [(KeyboardInterrupt, "success"), (SystemExit, "success"), (RuntimeError, "started")])
+def test_whatever_stops_a_run_while_its_outcome_is_told_changes_nothing(control: Control, stop: type[BaseException], told_again: str) -> None:
     class Told(connectors.Observer):
         def finished(self, _: RunResult) -> None:
-            heard.append(None)
+            heard.append(control.records(connector)[0]["status"])
             if len(heard) == 1:
                 raise stop
 
     connector = control.connector()
-    heard: list[None] = []
-    with pytest.raises(stop):
+    heard: list[str] = []
+    with contextlib.nullcontext() if stop is RuntimeError else pytest.raises(stop):
         connectors.run(connector, observer=Told())
     assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
-    assert len(heard) == 2  # it is told in the end
+    assert heard == ["started", told_again]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_a_stop_while_the_places_are_left_comes_too_late(control: Control, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]) -> None:
+    def close(_: LocalStore) -> None:
+        raise stop
+
+    connector = control.connector()
+    monkeypatch.setattr(LocalStore, "close", close)
+    with contextlib.nullcontext() if stop is RuntimeError else pytest.raises(stop):
+        assert engine.run_connector(connector).rows == 1
+    assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
 
 
 def test_an_orchestrator_that_stops_after_the_step_that_moved_data_changes_nothing(control: Control) -> None:
@@ -154,14 +168,55 @@ def test_an_orchestrator_that_stops_after_the_step_that_moved_data_changes_nothi
     assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
 
 
+def test_the_outcome_is_what_the_step_returned_also_when_the_record_is_not_ended_in_peace(control: Control) -> None:
+    """A step need not call the engine's function in this process."""
+    connector, outcome = control.connector(), {"status": "success", "rows_ingested": 7, "log_summary": "elsewhere"}
+
+    def update(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        connectors.run(connector, steps=connectors.Steps(run_dlt_pipeline=lambda _: outcome, update_run_record=update))
+    assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 7)]
+
+
+def test_a_log_that_stops_the_run_does_not_keep_its_record_open(control: Control) -> None:
+    """As rich's does that finds its pipe broken."""
+
+    class Gone(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            raise SystemExit
+
+    class Stopped(connectors.Observer):
+        def progress(self, _: Progress) -> None:
+            raise KeyboardInterrupt
+
+    connector, gone = control.connector(), Gone(logging.WARNING)
+    logging.getLogger("engine").addHandler(gone)
+    try:
+        with pytest.raises(SystemExit):
+            connectors.run(connector, observer=Stopped())
+    finally:
+        logging.getLogger("engine").removeHandler(gone)
+    assert control.records(connector)[0]["log_summary"].startswith("cancelled: stopped by SIGINT")
+
+
+def test_a_log_on_a_full_disk_does_not_stop_a_run(control: Control) -> None:
+    connector = control.connector()
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run([*FERRY, "--debug", "run", str(connector)], stderr=full, stdout=subprocess.DEVNULL, cwd=ROOT, check=False).returncode == 0
+    assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 1)]
+
+
 def test_a_log_that_nobody_reads_any_more_does_not_stop_a_run(control: Control) -> None:
-    connector = control.connector("SELECT i, pg_sleep(CASE WHEN i % 40000 = 0 THEN 0.3 END) IS NULL AS s FROM generate_series(1, 200000) i")
+    connector = control.connector("SELECT i, pg_sleep(CASE WHEN i % 40000 = 0 THEN 0.05 END) IS NULL AS s FROM generate_series(1, 200000) i")
     often = "import sys; from engine.cli import display, main; display.PLAIN_SECONDS = 0.0; sys.argv[0] = 'ferry'; main()"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     for options in (["--debug"], []):  # with the log, and with lines of progress alone
         ours, theirs = os.pipe()
         os.close(ours)
         command = [sys.executable, "-c", often, *options, "run", str(connector)]
-        assert subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, cwd=ROOT, check=False).returncode == 0
+        assert subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, cwd=ROOT, env=buffered, check=False).returncode == 0
         os.close(theirs)
     assert [(record["status"], record["rows_ingested"]) for record in control.records(connector)] == [("success", 200_000)] * 2
 

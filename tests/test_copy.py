@@ -484,9 +484,9 @@ def test_a_copy_that_is_interrupted_ends_soon_and_leaves_nothing(database: str, 
         _, told = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in told
-    assert time.monotonic() - before < 4  # measured: 1 s; the machine may be busy
-    until(lambda: not fetch(database, active.format("%generate_series%")), 5)
-    until(lambda: not fetch(target, active.format("COPY%")), 5)
+    assert time.monotonic() - before < 10  # of minutes; measured: 1 s
+    until(lambda: not fetch(database, active.format("%generate_series%")), 10)
+    until(lambda: not fetch(target, active.format("COPY%")), 10)
     assert fetch(target, "SELECT count(*) FROM labs") == [(2,)]
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 failure, 2 usage or configuration, 130 Ctrl-C, 143 SIGT
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -16,6 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 from engine.cli import connectors, copy, db, export, files, load, log, run, runs, transfer
+from engine.cli.stderr import tell
 from engine.errors import FerryError, Interrupted, describe, frames
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except TyperException as error:
         if error.format_message().startswith("Usage:"):  # a group without a command shows its help
-            sys.stderr.write(f"{error.format_message()}\n")
+            tell(f"{error.format_message()}\n")
         else:
             _report(f"{error.format_message()} (see ferry --help)", with_frames=debug)
         sys.exit(error.exit_code)
@@ -99,7 +101,7 @@ def main() -> None:
 
 
 def _stopped(stop: Interrupted) -> str:
-    from engine.results import delivered, may_remain, partly
+    from engine.stops import delivered, may_remain, partly
 
     if delivered(stop) is not None:
         return f"{stop}; everything had been delivered by then"
@@ -114,16 +116,16 @@ def _leave_now(code: int) -> None:
     A thread that nobody joins may be in a library that calls back, which crashes a Python that is ending.
     """
     if any(thread.name.startswith("ferry-") for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         os._exit(code)
 
 
 def _report(message: str, *, with_frames: bool) -> None:
     error = sys.exc_info()[1]
     if with_frames and error is not None:
-        sys.stderr.write(frames(error) + "\n")
-    sys.stderr.write(f"ferry: {message}\n")
+        tell(frames(error) + "\n")
+    tell(f"ferry: {message}\n")
 
 
 def _handle_signals() -> None:

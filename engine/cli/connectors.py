@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.outcome import show_json
+from engine.cli.stderr import tell
 from engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _settings(end: End, role: Role, connector_id: int) -> list[Setting]:
     try:
         return layers.explain(end, role, connector_id)
     except ConfigurationError as error:
-        sys.stderr.write(f"ferry: warning: {error}; what is stored is shown\n")
+        tell(f"ferry: warning: {error}; what is stored is shown\n")
         return layers.as_stored(end)
 
 
@@ -125,7 +126,7 @@ def check(
 
 def _tell(checked: Checked) -> None:
     if checked.problem is not None:
-        sys.stderr.write(f"ferry: {checked.problem}\n")
+        tell(f"ferry: {checked.problem}\n")
     else:
         typer.echo("\n".join([f"connector {checked.connector_id}: {checked.would}", *(f"  note: {note}" for note in checked.notes)]))
 
@@ -169,7 +170,7 @@ def _warn_of_what_cannot_run(place: str, row: Row) -> None:
         checking.validate(connectors.stored_connector(row))
     except ConfigurationError as error:
         reason = str(error).removeprefix(f"connector {row['id']}").removeprefix(":").strip()
-        sys.stderr.write(f"ferry: warning: {place} could not run: {reason}\n")
+        tell(f"ferry: warning: {place} could not run: {reason}\n")
 
 
 @app.command("trust", help="Show the host key of each SFTP server of connector ID, ask, and trust it from now on, in place of what was trusted before.")

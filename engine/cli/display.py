@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from engine.cli.stderr import tell
 from engine.results import human_bytes
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ def _plain_lines(label: str) -> Callable[[Progress], None]:
         nonlocal shown
         if time.monotonic() - shown >= PLAIN_SECONDS:
             shown = time.monotonic()
-            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: the work goes on
-                sys.stderr.write(f"{label}: {describe(now, shown - started)}\n")
+            tell(f"{label}: {describe(now, shown - started)}\n")
 
     return show

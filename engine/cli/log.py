@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
+
+from engine.cli.stderr import tell
 
 
 class Log(logging.Handler):
@@ -24,8 +25,7 @@ class Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or keep it: a command that fails ends with the one line that says why."""
         if self._debug:
-            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: what a run does is not the log's to decide
-                sys.stderr.write(self.format(record) + "\n")
+            tell(self.format(record) + "\n")
             self.told_error = self.told_error or record.levelno >= logging.ERROR
         else:
             self._kept.append(record.getMessage())
@@ -33,7 +33,7 @@ class Log(logging.Handler):
     def tell(self) -> None:
         """Write what was kept."""
         for text in self._kept:
-            sys.stderr.write(f"ferry: warning: {text}\n")
+            tell(f"ferry: warning: {text}\n")
 
 
 def listen(*, debug: bool) -> Log:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Literal, Self
 from engine import workers
 from engine.errors import FerryError, LeaseLost, SchemaMismatch
 from engine.load_protocols import BatchBlock
-from engine.results import FileResult, Progress, RunResult, note_delivered
+from engine.results import FileResult, Progress, RunResult
 from engine.routes.delivery import NullJournal
+from engine.stops import note_delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +75,7 @@ def copy(
 
     Raises:
         FerryError: No row was committed; the message begins with the end that it is about.
-        BaseException: A signal; where it came while the rows were being committed, `engine.results.delivered` tells the result.
+        BaseException: A signal; where it came while the rows were being committed, `engine.stops.delivered` tells the result.
 
     Example:
         >>> copy(PostgresSource(options), Loader(target), Mark.single())  # doctest: +SKIP

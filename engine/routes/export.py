@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 from engine import paths, stages, workers
 from engine.errors import ConfigurationError, IntegrityError, ProcessingError
 from engine.protocols import EncodesItself, FileDestination, FileSource, TakesLines
-from engine.results import FileResult, Progress, RunResult, note_delivered
+from engine.results import FileResult, Progress, RunResult
 from engine.routes.delivery import Delivery, NullJournal
+from engine.stops import note_delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,7 +100,7 @@ def export(
 
     Raises:
         FerryError: Nothing was published, or (a failure while publishing several files) only files that are whole.
-        BaseException: A signal; where it came while everything was being published, `engine.results.delivered` tells the result.
+        BaseException: A signal; where it came while everything was being published, `engine.stops.delivered` tells the result.
     """
     with stages.measuring() as meter:
         return _export(source, layout, store, target, journal or NullJournal(), on_progress, meter)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from engine import workers
 from engine.errors import ConfigurationError, FerryError, FileChanged, LeaseLost, OutcomeUnknown, PartlyFailed, TransferFailed, describe
 from engine.protocols import SendsBody
-from engine.results import DELIVERED, Progress, RunResult, note_partly, printable
+from engine.results import DELIVERED, Progress, RunResult, printable
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer_body import PIECE_BYTES, Rate, Watched, pieces
 from engine.routes.transfer_checks import Aliases, itself, may_be_itself, refuse_folded
@@ -30,6 +30,7 @@ from engine.routes.transfer_plan import Orders, Step, Store, plan
 from engine.routes.transfer_preview import preview
 from engine.routes.transfer_queue import Queue
 from engine.routes.unmatched import Unmatched
+from engine.stops import note_partly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,26 @@ def environment_of(prefect: Prefect | None, control: Control, base: Mapping[str,
     keys = {"MINIO_ENDPOINT": s3["endpoint_url"], "MINIO_ACCESS_KEY": s3["aws_access_key_id"], "MINIO_SECRET_KEY": s3["aws_secret_access_key"]}
     without = {k: v for k, v in base.items() if prefect is not None or not k.startswith("PREFECT_API")}
     return {**without, **keys, "DATABASE_URL": control.url, "SOURCE_URL": control.url}
+
+
+def test_a_console_that_is_gone_ends_no_process() -> None:
+    """A worker that dies takes the pipe with it to which its flow runs write; rich would end them."""
+    program = """
+import logging, sys
+from prefect.logging.handlers import PrefectConsoleHandler
+from flows.report import outlive_the_console
+log = logging.getLogger("engine")
+log.addHandler(PrefectConsoleHandler(sys.stderr))
+{}
+log.warning("nobody reads this")
+print("alive")
+"""
+    for call, said in (("", ""), ("outlive_the_console()", "alive\n")):
+        ours, theirs = os.pipe()
+        os.close(ours)
+        command = [sys.executable, "-c", program.format(call)]
+        assert subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True, check=False, timeout=60).stdout == said
+        os.close(theirs)
 
 
 @pytest.mark.usefixtures("worker")

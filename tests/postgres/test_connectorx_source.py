@@ -240,7 +240,7 @@ read({database!r}, "SELECT pg_sleep(600) /* orphan */", reader="connectorx")
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
         until(lambda: running(database, "orphan"))
         os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not running(database, "orphan"), 2)
+    until(lambda: not running(database, "orphan"), 10)
 
 
 def test_a_missing_library_is_named_with_its_extra() -> None:

@@ -69,14 +69,18 @@ def test_the_head_waits_for_the_consumer() -> None:
     turn = turnstile.take()
     assert turn == 0
     put: list[int] = []
+    two = threading.Event()
 
     def bring() -> None:
         for number in range(10):
             turnstile.put(0, number, 1)
             put.append(number)
+            if number == 1:
+                two.set()
         turnstile.end(0)
 
     threading.Thread(target=bring, daemon=True).start()
+    assert two.wait(10)
     time.sleep(0.1)
     assert put == [0, 1]
     assert drained(turnstile) == list(range(10))

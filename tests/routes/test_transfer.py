@@ -19,13 +19,14 @@ import pytest
 from engine import jobs
 from engine.errors import ConfigurationError, FerryError, LeaseLost, OutcomeUnknown, PartlyFailed, ResourceError, TransferFailed
 from engine.protocols import Earlier
-from engine.results import Progress, Receipt, RunResult, partly
+from engine.results import Progress, Receipt, RunResult
 from engine.routes import transfer as route
 from engine.routes import unmatched
 from engine.routes.delivery import NullJournal
 from engine.routes.transfer import transfer
 from engine.routes.transfer_plan import Orders
 from engine.routes.transfer_queue import BUDGET_BYTES, LARGE_BYTES
+from engine.stops import partly
 from engine.stores.local import FolderOptions, LocalStore
 from engine.stores.memory import MemoryStore
 
