@@ -197,7 +197,7 @@ def _show(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mapping[
             "",
             f"NOT A FAIR RUN: during {disturbed} of {sum(map(len, taken.values()))} runs other processes took more than {DISTURBED:.0%} of the machine",
         ]
-    lines += ["", f"{about['date']}; {report.listed(about['machine'])}", report.listed(about["versions"])]
+    lines += ["", *_against(chosen, taken), "", f"{about['date']}; {report.listed(about['machine'])}", report.listed(about["versions"])]
     print("\n".join(lines))
     name = f"export-{about['table']}-scale-{about['scale']:g}"
     runs = report.single(taken)
@@ -207,6 +207,23 @@ def _show(about: Mapping[str, Any], chosen: Sequence[Contender], taken: Mapping[
         title = f"{about['table']}, {about['rows']:,} rows to {suffix}: seconds"
         plots.bars(PLOTS / f"{name}{suffix.replace('.', '-')}.svg", title, seconds, about["server_seconds"])
     report.say(f"kept in {path}")
+
+
+def _against(chosen: Sequence[Contender], taken: Mapping[str, list[measure.Run]]) -> list[str]:
+    """A table of how many times as fast as each other way ours are, into one folder: medians of the ratios run by run."""
+    in_folder = [one for one in chosen if one.place == "folder"]
+    ours = [one for one in in_folder if one.name.startswith("ferry_")]
+    others: dict[str, dict[str, Contender]] = {}
+    for one in in_folder:
+        if one not in ours:
+            # Who goes row by row writes CSV, and is what everybody is compared with.
+            suffixes = {us.suffix for us in ours} if one.name == BASELINES[0] else {one.suffix}
+            others.setdefault(_short(one.label), {}).update(dict.fromkeys(suffixes, one))
+    lines = [f"| times as fast as | {' | '.join(us.label.partition(' → ')[2] for us in ours)} |", f"|---|{'---:|' * len(ours)}"]
+    for name, ways in others.items():
+        ratios = [measure.summary(taken[us.name], taken[ways[us.suffix].name]).ratio if us.suffix in ways else None for us in ours]
+        lines.append(f"| {name} | {' | '.join('-' if ratio is None else f'{ratio:.2f}' for ratio in ratios)} |")
+    return lines
 
 
 def _short(label: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import socketserver
 import subprocess
@@ -119,7 +120,10 @@ def test_each_way_to_export_makes_the_same_rows(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(export, "PLOTS", tmp_path / "plots")
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     export.main(["--scale", "0.001", "--runs", "1", "ferry_csv", "ferry_parquet_s3", "ferry_csv_copy", "psql_csv"])
-    assert "| `psql \\copy` |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| `psql \\copy` |" in said
+    assert "| times as fast as | CSV | CSV, `reader: copy` |" in said
+    assert re.search(r"\| psql \\copy \|( \d+\.\d\d \|){2}", said)
     (kept,) = (tmp_path / "results").iterdir()
     told = json.loads(kept.read_text())
     assert list(told["contenders"]) == ["row_by_row", "ferry_csv", "ferry_csv_copy", "ferry_parquet_s3", "psql_csv"]
