@@ -219,6 +219,8 @@ def _against(chosen: Sequence[Contender], taken: Mapping[str, list[measure.Run]]
             # Who goes row by row writes CSV, and is what everybody is compared with.
             suffixes = {us.suffix for us in ours} if one.name == BASELINES[0] else {one.suffix}
             others.setdefault(_short(one.label), {}).update(dict.fromkeys(suffixes, one))
+    if not ours:
+        return []
     lines = [f"| times as fast as | {' | '.join(us.label.partition(' → ')[2] for us in ours)} |", f"|---|{'---:|' * len(ours)}"]
     for name, ways in others.items():
         ratios = [measure.summary(taken[us.name], taken[ways[us.suffix].name]).ratio if us.suffix in ways else None for us in ours]

@@ -11,28 +11,26 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import json
-import logging
 import time
 import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from engine import jobs, layers, reaper, workers
+from engine import jobs, layers, reaper, run_log, workers
 from engine.control import connectors, files, host_keys, leases, runs
 from engine.control.database import ControlDatabase
 from engine.copy_jobs import CopyJob
 from engine.errors import FerryError, Interrupted, OutcomeUnknown, PartlyFailed, ProcessingError, describe, frames
-from engine.results import RunResult, printable
+from engine.results import RunResult
+from engine.run_log import log, say
 from engine.stops import delivered, may_remain, noting_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from engine.results import FileResult, Progress
+    from engine.results import Progress
 
-_log = logging.getLogger("engine")
 FILES_IN_SUMMARY = 20
 GIVE_BACK_SECONDS = 2.0
 
@@ -44,7 +42,7 @@ class Observer:
         """After each batch."""
 
     def finished(self, result: RunResult) -> None:
-        """Everything is delivered. Told twice where a stop came in while it was told."""
+        """Everything is delivered."""
 
     def failed(self, error: FerryError) -> None:
         """It went wrong, and was logged."""
@@ -89,11 +87,23 @@ def run_dlt_pipeline(config: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `status` (`success`, `failed`, `skipped`), `rows_ingested`, `log_summary`. Errors are logged and returned, not raised.
     """
+    ids = config.get("connector_id"), config.get("run_id")
+    late: Exception | None = None
     try:
-        outcome = _under_lease(config)
+        ended = _under_lease(config)
     except Exception as error:  # noqa: BLE001 - whatever it is, the record must end with it
-        outcome = _late(config, error) or _failure(config.get("connector_id"), config.get("run_id"), error)
-    _reached.get([]).append(outcome)
+        result = delivered(error)
+        if result is None:
+            return _failed(*ids, error)
+        late, ended = error, result
+    if isinstance(ended, leases.Holder):
+        outcome = _reach("skipped", 0, f"skipped: connector {ids[0]} is being run by {ended}")
+        say("run skipped", connector=ids[0], run=ids[1], holder=ended)
+        return outcome
+    outcome = _reach(**_success(ended))
+    _tell_delivered(*ids, ended)
+    if late is not None:
+        log.warning("connector %s: run %s was delivered, then: %s\n%s", *ids, describe(late), frames(late))
     return outcome
 
 
@@ -142,6 +152,8 @@ def run(
     try:
         reaper.before_run(connector_id)
         run_id = _begin(steps, connector_id, flow_run_id)
+        if run_id is not None:
+            say("run begins", connector=connector_id, run=run_id, flow_run=flow_run_id)
         outcome = _work(steps, connector_id, {"run_id": run_id, "prefect_flow_run_id": flow_run_id, "redeliver": redeliver}, reached)
         _end(steps, run_id, outcome)
     except BaseException as stop:
@@ -169,9 +181,11 @@ def run_connector(connector_id: int, *, redeliver: bool = False, on_progress: Ca
     Example:
         >>> engine.run_connector(7)  # doctest: +SKIP
     """
-    started, told = time.monotonic(), _Told(on_progress)
+    started = time.monotonic()
     ControlDatabase().close()  # a DATABASE_URL that is missing or malformed is the caller's to see, not a warning
-    outcome = run(connector_id, observer=told, redeliver=redeliver)
+    with noting_delivery() as noted:
+        told = _Told(on_progress, noted)
+        outcome = run(connector_id, observer=told, redeliver=redeliver)
     if told.error is not None:
         if isinstance(told.error, PartlyFailed) and told.error.result is not None:
             told.error.result = replace(told.error.result, run_id=outcome["run_id"])
@@ -184,17 +198,18 @@ def run_connector(connector_id: int, *, redeliver: bool = False, on_progress: Ca
 class _Told(Observer):
     """Keeps what a caller of `run_connector` gets."""
 
-    def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, on_progress: Callable[[Progress], None] | None, noted: Callable[[RunResult], RunResult]) -> None:
         self.result: RunResult | None = None
         self.error: FerryError | None = None
         self._on_progress = on_progress
+        self._noted = noted
 
     def progress(self, now: Progress) -> None:
         if self._on_progress is not None:
             self._on_progress(now)
 
     def finished(self, result: RunResult) -> None:
-        self.result = result
+        self.result = self._noted(result)
 
     def failed(self, error: FerryError) -> None:
         self.error = error
@@ -202,12 +217,10 @@ class _Told(Observer):
 
 def _begin(steps: Steps, connector_id: int, flow_run_id: str) -> int | None:
     try:
-        run_id = steps.create_run_record(connector_id, flow_run_id)
+        return steps.create_run_record(connector_id, flow_run_id)
     except Exception as error:  # noqa: BLE001 - no record is no reason not to run (specification 4.2)
-        _log.warning("connector %s: no run record could be made, the run goes on without: %s", connector_id, describe(error))
+        log.warning("connector %s: no run record could be made, the run goes on without: %s", connector_id, describe(error))
         return None
-    _say("run begins", connector=connector_id, run=run_id, flow_run=flow_run_id)
-    return run_id
 
 
 def _work(steps: Steps, connector_id: int, more: Mapping[str, Any], reached: list[dict[str, Any]]) -> dict[str, Any]:
@@ -218,9 +231,9 @@ def _work(steps: Steps, connector_id: int, more: Mapping[str, Any], reached: lis
         reached.append(steps.run_dlt_pipeline({**config, **more}))
     except Exception as error:  # noqa: BLE001 - as in run_dlt_pipeline
         if reached:
-            _log.warning("connector %s: run %s: the step run_dlt_pipeline failed after it had ended: %s", connector_id, more["run_id"], describe(error))
+            log.warning("connector %s: run %s: the step run_dlt_pipeline failed after it had ended: %s", connector_id, more["run_id"], describe(error))
         else:
-            reached.append(_failure(connector_id, more["run_id"], error))
+            _failed(connector_id, more["run_id"], error)
     finally:
         _reached.reset(told)
     return reached[-1]
@@ -236,34 +249,30 @@ def _end(steps: Steps, run_id: int | None, outcome: Mapping[str, Any]) -> None:
         except FerryError:
             raise
         except Exception as error:  # noqa: BLE001 - an orchestrator that is gone must not keep the record from ending
-            _log.warning("run %s: the step update_run_record failed, its function is called directly: %s", run_id, describe(error))
+            log.warning("run %s: the step update_run_record failed, its function is called directly: %s", run_id, describe(error))
             update_run_record(*values)
     except FerryError as error:
-        _log.error("run %s: its record could not be ended as %s, and will be closed as abandoned: %s", run_id, outcome["status"], error)
+        log.error("run %s: its record could not be ended as %s, and will be closed as abandoned: %s", run_id, outcome["status"], error)
 
 
-def _under_lease(config: Mapping[str, Any]) -> dict[str, Any]:
+def _under_lease(config: Mapping[str, Any]) -> RunResult | leases.Holder:
+    """Move the data; or who is doing so already."""
     connector_id, run_id = config["connector_id"], config.get("run_id")
     job = jobs.connector_job(config, pinned=_pinned_keys, redeliver=config.get("redeliver", False))
     claim = _claimed(connector_id, run_id, config.get("prefect_flow_run_id"))
     if isinstance(claim, leases.Holder):
-        summary = f"skipped: connector {connector_id} is being run by {claim}"
-        _say("run skipped", connector=connector_id, run=run_id, holder=claim)
-        return {"status": "skipped", "rows_ingested": 0, "log_summary": summary}
-    with noting_delivery() as noted:
-        with contextlib.ExitStack() as stack:
-            lease = stack.enter_context(claim)
-            control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
-            stack.enter_context(workers.watching(lease.check))
-            _refuse_to_repeat(control, connector_id, job)
-            if isinstance(job, CopyJob):
-                job = _marked(control, config, job)
-            ends = {"source": config["source_type"], "destination": config["destination_type"]}
-            _say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
-            result = job.run(_observer.get().progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
-            result = noted(replace(result, notes=(*result.notes, *control.notes)))
-        _tell_delivered(connector_id, run_id, result)
-        return _success(result)
+        return claim
+    with noting_delivery() as noted, contextlib.ExitStack() as stack:
+        lease = stack.enter_context(claim)
+        control = stack.enter_context(ControlDatabase(answer_seconds=lease.answer_seconds))
+        stack.enter_context(workers.watching(lease.check))
+        _refuse_to_repeat(control, connector_id, job)
+        if isinstance(job, CopyJob):
+            job = _marked(control, config, job)
+        ends = {"source": config["source_type"], "destination": config["destination_type"]}
+        say("run moves data", connector=connector_id, run=run_id, token=lease.token, **ends)
+        result = job.run(_observer.get().progress, journal=leases.Ledger(control, lease, job.store.url, job.source_root))
+        return noted(replace(result, notes=(*result.notes, *control.notes)))
 
 
 def _refuse_to_repeat(control: ControlDatabase, connector_id: int, job: jobs.Job) -> None:
@@ -309,44 +318,20 @@ def _claimed(connector_id: int, run_id: int | None, flow_run_id: str | None) -> 
         raise
 
 
-def _tell_delivered(connector_id: object, run_id: object, result: RunResult) -> None:
-    ids = {"connector": connector_id, "run": run_id}
-    for file in result.files:
-        _say_file(ids, file)
-    for note in result.notes:
-        _say("note", **ids, text=note)
-    _say("run ends", **ids, status="success", **{result.counts: result.ingested}, bytes=result.bytes, seconds=round(result.seconds, 2))
-    _observer.get().finished(result)
-
-
-def _say_file(ids: dict[str, object], file: FileResult) -> None:
-    facts: dict[str, object] = {"path": file.path, "rows": file.rows, "bytes": file.bytes, "sha256": file.sha256, "verified": file.verified}
-    if file.source is not None:
-        facts = {"source": file.source, **facts, "source_deleted": file.source_deleted, **({"error": file.error} if file.error else {})}
-    _say(f"file {file.state}", **ids, **facts)
-
-
-def _say(event: str, **facts: object) -> None:
-    """An INFO line that people read and programs parse: the event, then `key=value`; the facts are also on the record (`ferry`), for JSON formatters."""
-    shown = {key: printable(str(value)) for key, value in facts.items()}
-    pairs = (f"{key}={json.dumps(text, ensure_ascii=False) if ' ' in text else text}" for key, text in shown.items())
-    _log.info("%s: %s", event, " ".join(pairs), extra={"ferry": {"event": event, **facts}})
-
-
 def _summary(result: RunResult) -> str:
     return result.summary(FILES_IN_SUMMARY)
 
 
-def _failure(connector_id: object, run_id: object, error: Exception) -> dict[str, Any]:
+def _failed(connector_id: object, run_id: object, error: Exception) -> dict[str, Any]:
     """The outcome of a run that failed; logged here, once, with its frames."""
     ours = error if isinstance(error, FerryError) else ProcessingError(describe(error))
-    _log.error("connector %s: run %s failed: %s\n%s", connector_id, run_id, ours, frames(error))
-    _observer.get().failed(ours)
     if isinstance(ours, PartlyFailed) and ours.result is not None:
-        for file in ours.result.files:
-            _say_file({"connector": connector_id, "run": run_id}, file)
-        return {"status": "failed", "rows_ingested": ours.result.ingested, "log_summary": _summary(ours.result)}
-    return {"status": "failed", "rows_ingested": _delivered_before(run_id), "log_summary": str(ours)}
+        outcome = _reach("failed", ours.result.ingested, _summary(ours.result))
+    else:
+        outcome = _reach("failed", _delivered_before(run_id), str(ours))
+    _observer.get().failed(ours)
+    run_log.say_failed(connector_id, run_id, ours, error)
+    return outcome
 
 
 def _delivered_before(run_id: object) -> int:
@@ -364,6 +349,21 @@ def _success(result: RunResult) -> dict[str, Any]:
     return {"status": "success", "rows_ingested": result.ingested, "log_summary": _summary(result)}
 
 
+def _reach(status: str, rows_ingested: int, log_summary: str) -> dict[str, Any]:
+    """The outcome, which stands from here on: whatever stops the process while it is told changes nothing about it."""
+    outcome = {"status": status, "rows_ingested": rows_ingested, "log_summary": log_summary}
+    _reached.get([]).append(outcome)
+    return outcome
+
+
+def _tell_delivered(connector_id: object, run_id: object, result: RunResult) -> None:
+    """What goes wrong with the telling is no error of the run."""
+    with contextlib.suppress(Exception):
+        _observer.get().finished(result)
+    with contextlib.suppress(Exception):
+        run_log.say_delivered(connector_id, run_id, result)
+
+
 def _stopped(connector_id: int, run_id: int | None, reached: list[dict[str, Any]], stop: BaseException) -> None:
     """End the record of a run that was told to stop, before anything is said: a log may be what stops it. What is delivered was not cancelled."""
     result = delivered(stop)
@@ -374,19 +374,7 @@ def _stopped(connector_id: int, run_id: int | None, reached: list[dict[str, Any]
     if result is not None:
         _tell_delivered(connector_id, run_id, result)
     else:
-        _log.warning("connector %s: run %s %s", connector_id, run_id, outcome["log_summary"])
-
-
-def _late(config: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
-    """The outcome where something failed when everything was delivered."""
-    result = delivered(error)
-    if result is None:
-        return None
-    ids = config.get("connector_id"), config.get("run_id")
-    _log.warning("connector %s: run %s was delivered, then: %s", *ids, describe(error))
-    with contextlib.suppress(Exception):  # it may be the telling that failed
-        _tell_delivered(*ids, result)
-    return _success(result)
+        log.warning("connector %s: run %s %s", connector_id, run_id, outcome["log_summary"])
 
 
 def _cancelled(run_id: int | None, stop: BaseException) -> dict[str, Any]:

@@ -17,12 +17,12 @@ _PARTLY = "ferry_partly"
 
 
 def note_delivered(stop: BaseException, result: RunResult) -> None:
-    """Let an interrupt say that it came too late: everything was delivered."""
+    """Let what stops a run say that it came too late: everything was delivered."""
     stop.__dict__[_DELIVERED] = result
 
 
 def delivered(stop: BaseException) -> RunResult | None:
-    """What was delivered in spite of an interrupt, or None."""
+    """What was delivered in spite of what stopped the run, or None."""
     found: RunResult | None = stop.__dict__.get(_DELIVERED)
     return found
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -70,6 +71,8 @@ def _common(
 
 def main() -> None:
     """Run `ferry`; every error becomes one line on standard error and an exit code."""
+    if sys.stderr is None:  # it was closed before we began
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv[1:])
     _handle_signals()
@@ -95,7 +98,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last resort: the text of a foreign error may hold a cell value or a secret
         _report(f"{describe(error)} (--debug)", with_frames=debug)
         sys.exit(1)
-    heard.tell()
+    heard.tell_kept()
     gc.freeze()  # a process that ends would search through all that its libraries made once more
     sys.exit(code if isinstance(code, int) else 0)
 

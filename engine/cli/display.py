@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
-from engine.cli.stderr import tell
+from engine.cli.stderr import Stderr, tell
 from engine.results import human_bytes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _moving_line(label: str) -> Iterator[Callable[[Progress], None]]:
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[what]}"), TimeElapsedColumn())
     started = time.monotonic()
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=Console(file=cast("IO[str]", Stderr())), transient=True) as bar:
         task = bar.add_task(label, total=None, what="beginning")
 
         def show(now: Progress) -> None:

@@ -30,7 +30,7 @@ class Log(logging.Handler):
         else:
             self._kept.append(record.getMessage())
 
-    def tell(self) -> None:
+    def tell_kept(self) -> None:
         """Write what was kept."""
         for text in self._kept:
             tell(f"ferry: warning: {text}\n")

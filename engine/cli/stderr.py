@@ -4,6 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
+
+
+class Stderr:
+    """Standard error for libraries that write to a file: as `tell` does."""
+
+    def write(self, text: str) -> int:
+        """Always the whole of it."""
+        tell(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def tell(text: str) -> None:

@@ -18,7 +18,7 @@ from engine.postgres import plan as planning
 from engine.postgres.reader import BATCH_BYTES
 from engine.protocols import EncodesItself
 from engine.stores.memory import MemoryStore
-from tests.effort import spread
+from tests.effort import SOON, spread
 from tests.postgres.cases import CASES, TEXTS, TYPES_OF_OURS
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from engine.protocols import CsvDialect, Form
 
 READERS = ("adbc", "copy", "connectorx")
-SOON = 10.0
-"""Seconds within which what is stopped ends; measured: less than one, but the machine may be busy. Left alone, each of these would go on for longer."""
 UNPROMISED = {
     ("connectorx", "test_batches_are_bounded_in_bytes_and_rows"): "memory whatever a row weighs",  # its batches are counted in rows
     ("connectorx", "test_a_value_that_does_not_fit_names_column_and_row"): "every type in Parquet",  # dates are refused, by name, before a row comes

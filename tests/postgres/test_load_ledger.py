@@ -23,14 +23,12 @@ from engine.errors import LoadFailed, ResourceError
 from engine.postgres.columns import Column
 from engine.postgres.load_ledger import FileIdentity
 from tests.control.platform import until
-from tests.effort import slow
+from tests.effort import SOON, slow
 from tests.postgres.loads import IDS, destination, execute, fetch, file, load, people, reader
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SOON = 10.0
-"""Seconds within which what is stopped ends; measured: less than one, but the machine may be busy. Left alone, each of these would go on for longer."""
 BATCH = pa.record_batch({"id": pa.array([1], pa.int32()), "name": ["x"]})
 
 

@@ -22,7 +22,7 @@ from engine.postgres.reader import Reader, Shared
 from engine.postgres.source import Stream
 from engine.postgres.source_options import PostgresSourceOptions
 from tests.conftest import open_to_nobody
-from tests.effort import slow
+from tests.effort import SOON, slow
 from tests.tcp_proxy import Fault, tcp_proxy
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 
 READERS = (1, 2, 4)
-SOON = 10.0
-"""Seconds within which what is stopped ends; measured: less than one, but the machine may be busy. Left alone, each of these would go on for longer."""
 MIXED = """
 CREATE TABLE mixed AS SELECT i, i::numeric(15, 2) AS n, md5(i::text) AS s, date '2024-01-01' + i % 1000 AS d, now() - i * interval '1 min' AS ts,
     CASE WHEN i % 1000 = 0 THEN repeat(md5(i::text), 2000) END AS long FROM generate_series(1, 40000) i;
