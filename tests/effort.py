@@ -1,4 +1,4 @@
-"""How long things may take: the tests, in the quick run of a developer, or everything (`FERRY_SLOW_TESTS=1`, as CI does)."""
+"""How long the tests may take: the quick run of a developer, or everything (`FERRY_SLOW_TESTS=1`, as CI does)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SOON = 10.0
-"""Seconds within which what is stopped must end. Most took less than one when measured, but the machine may be busy; left alone, they would go on for longer."""
 THOROUGH = os.environ.get("FERRY_SLOW_TESTS") == "1"
 
 

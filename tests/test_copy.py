@@ -21,7 +21,7 @@ from engine.postgres import reader as postgres_reader
 from engine.postgres import source as postgres_source
 from tests.conftest import _new_database
 from tests.control.platform import until
-from tests.effort import SOON, examples, slow
+from tests.effort import examples, slow
 from tests.postgres.cases import CASES, TYPES_OF_OURS
 from tests.postgres.loads import execute, fetch, types
 from tests.test_memory import FERRY, peak_mb
@@ -484,9 +484,9 @@ def test_a_copy_that_is_interrupted_ends_soon_and_leaves_nothing(database: str, 
         _, told = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in told
-    assert time.monotonic() - before < SOON
-    until(lambda: not fetch(database, active.format("%generate_series%")), SOON)
-    until(lambda: not fetch(target, active.format("COPY%")), SOON)
+    assert time.monotonic() - before < 4  # measured: 1 s; the machine may be busy
+    until(lambda: not fetch(database, active.format("%generate_series%")), 5)
+    until(lambda: not fetch(target, active.format("COPY%")), 5)
     assert fetch(target, "SELECT count(*) FROM labs") == [(2,)]
 
 

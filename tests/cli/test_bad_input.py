@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from engine import embedded
-from tests.effort import SOON, slow, spread
+from tests.effort import slow, spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -218,7 +218,7 @@ def test_a_signal_cancels_the_query_and_leaves_nothing(
         until(lambda: count(connection, active) == 1)
         time.sleep(1.5)  # parts are on their way by now
         process.send_signal(number)
-        until(lambda: count(connection, active) == 0, SOON)
+        until(lambda: count(connection, active) == 0, 2)
     out, error = process.communicate(timeout=20)
     assert process.returncode == 128 + number
     assert out == ""

@@ -19,7 +19,7 @@ import engine
 from engine.errors import ConfigurationError, FerryError, QueryFailed, SchemaMismatch, UnrepresentableValue
 from engine.postgres import connectorx_process, connectorx_source
 from engine.postgres.source_options import PostgresSourceOptions
-from tests.effort import SOON, spread
+from tests.effort import spread
 from tests.postgres.cases import CASES, TYPES_OF_OURS
 from tests.postgres.test_copy_source import exact
 from tests.postgres.test_types import create_tables, numbered, read
@@ -240,7 +240,7 @@ read({database!r}, "SELECT pg_sleep(600) /* orphan */", reader="connectorx")
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
         until(lambda: running(database, "orphan"))
         os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not running(database, "orphan"), SOON)
+    until(lambda: not running(database, "orphan"), 2)
 
 
 def test_a_missing_library_is_named_with_its_extra() -> None:

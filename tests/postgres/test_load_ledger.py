@@ -23,7 +23,7 @@ from engine.errors import LoadFailed, ResourceError
 from engine.postgres.columns import Column
 from engine.postgres.load_ledger import FileIdentity
 from tests.control.platform import until
-from tests.effort import SOON, slow
+from tests.effort import slow
 from tests.postgres.loads import IDS, destination, execute, fetch, file, load, people, reader
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def test_sigkill_anywhere_leaves_all_of_a_file_or_nothing_and_a_rerun_ends_with_
     assert fetch(database, "SELECT id FROM people ORDER BY id") == [(1,), (2,), (3,), *before]
 
 
-def test_an_interruption_acts_soon_and_leaves_nothing(database: str) -> None:
+def test_an_interruption_acts_within_a_second_and_leaves_nothing(database: str) -> None:
     load(destination(database), (file("/data/first.csv"), people(0)))
     execute(database, "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(30); RETURN NEW; END $$")
     execute(database, "CREATE TRIGGER t BEFORE INSERT ON people FOR EACH ROW EXECUTE FUNCTION slow()")
@@ -239,8 +239,8 @@ def test_an_interruption_acts_soon_and_leaves_nothing(database: str) -> None:
 
     with pytest.raises(KeyboardInterrupt), workers.watching(unwanted):
         load(destination(database), (file(), people(1)))
-    assert time.monotonic() - began < SOON
-    deadline = time.monotonic() + SOON
+    assert time.monotonic() - began < 2.5
+    deadline = time.monotonic() + 3
     while fetch(
         database, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     ) != [(0,)]:
@@ -268,7 +268,7 @@ def test_an_interruption_ends_a_stream_of_batches_that_goes_on(database: str) ->
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), workers.watching(unwanted):
         load(destination(database), (file(), streamed(endless())))
-    assert time.monotonic() - began < SOON
+    assert time.monotonic() - began < 3
     count = len(sent)
     time.sleep(0.3)
     assert len(sent) == count
@@ -291,9 +291,9 @@ def test_an_interruption_does_not_wait_for_a_reader_that_hangs(database: str) ->
 
     with pytest.raises(KeyboardInterrupt), workers.watching(unwanted):
         load(destination(database), (file(), streamed(hanging())))
-    assert time.monotonic() - began < SOON
+    assert time.monotonic() - began < 2
     go.set()
-    deadline = time.monotonic() + SOON
+    deadline = time.monotonic() + 5
     while fetch(database, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'arrow-ferry' AND datname = current_database()") != [(0,)]:
         assert time.monotonic() < deadline, "the connection must be closed once the reader comes back"
         time.sleep(0.05)
@@ -314,7 +314,7 @@ def test_a_wait_for_a_lock_is_interruptible(database: str) -> None:
             began = time.monotonic()
             with workers.watching(unwanted), opened.file(file()) as one:
                 one.write(people(1))
-        assert time.monotonic() - began < SOON
+        assert time.monotonic() - began < 2
 
 
 @pytest.fixture
