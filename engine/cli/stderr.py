@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 
 class Stderr:
-    """Standard error for libraries that write to a file: as `tell` does."""
+    """Standard error as it is now, for libraries that write to a file, or put another in its place meanwhile: as `tell` does."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
 
     def write(self, text: str) -> int:
         """Always the whole of it."""
-        tell(text)
+        _write(self._stream, text)
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+        return getattr(self._stream, name)
 
 
 def tell(text: str) -> None:
@@ -25,11 +28,15 @@ def tell(text: str) -> None:
     Example:
         >>> tell("ferry: warning: nothing was moved\n")  # doctest: +SKIP
     """
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
     try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        stream.write(text)
+        stream.flush()
     except OSError:
         # What is left in the buffer would fail again, when Python flushes it at its end, and make an exit code of 120.
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stderr.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
